@@ -1,0 +1,3 @@
+"""Autopilot MySQL: the hooks that turn identical MySQL containers into a cluster."""
+
+__version__ = "0.1.0"
