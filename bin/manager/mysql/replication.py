@@ -1,0 +1,211 @@
+"""Starting, stopping and re-pointing replication without losing what was received.
+
+Measured for 9.7.4 in facts/semisync.md D and facts/fencing.md A.
+"""
+
+from __future__ import annotations
+
+from manager.errors import MySQLError, ReplicationFailed
+from manager.mysql.connection import Connection
+from manager.mysql.dialect import Dialect
+from manager.mysql.state import ReplicationState, read_replication
+from manager.waiting import Deadline, poll_until
+
+CONNECT_TIME = 8.0
+STOP_TIME = 10.0
+SETTLE_TIME = 2.0
+_STOP_TIMEOUT = 1875
+_NO_SUCH_THREAD = 1094
+_HALF = (
+    "SELECT APPLYING_TRANSACTION AS gtid FROM performance_schema.replication_applier_status_by_worker"
+    " WHERE CHANNEL_NAME = '' AND SERVICE_STATE = 'ON' AND APPLYING_TRANSACTION <> ''"
+)
+_COORDINATOR = (
+    "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t"
+    " JOIN performance_schema.replication_applier_status_by_coordinator c USING (THREAD_ID)"
+    " WHERE c.CHANNEL_NAME = ''"
+)
+
+
+def follow(
+    conn: Connection, *, host: str, port: int, user: str, password: str, auto_position: bool = True
+) -> None:
+    """Replicate from host:port; returns once the receiver is connected there.
+
+    What was received from the former source and is not applied yet is never thrown away: the applier keeps
+    running while the source is changed. Does nothing if replication from there runs already. Raises
+    ReplicationFailed with the server's own reason if it does not get going within 8 s, or if an applier that
+    stopped with an error still holds received transactions.
+    """
+    before = read_replication(conn)
+    if before and _runs(before, host, port, user):
+        return
+    dialect = Dialect.of(conn.version)
+    stop_io(conn)
+    options: dict[str, object] = {
+        "HOST": host,
+        "PORT": port,
+        "USER": user,
+        "PASSWORD": password,
+        "CONNECT_RETRY": 1,
+        "RETRY_COUNT": 86400,
+        "HEARTBEAT_PERIOD": 1,
+        "SSL": 1,
+        "GET_PUBLIC_KEY": 1,
+    }
+    if not (before and _keep_applier_running(conn, auto_position)):
+        stop_replication(conn)
+        options["AUTO_POSITION"] = int(auto_position)
+    sql, values = dialect.change(options)
+    with conn.timeout(STOP_TIME):
+        conn.run(sql, values)
+        conn.run(dialect.start_replica)
+    _wait_connected(conn, host, port)
+
+
+def _runs(state: ReplicationState, host: str, port: int, user: str) -> bool:
+    same = (state.source_host, state.source_port, state.source_user) == (host, port, user)
+    return same and state.io_running == "Yes" and state.sql_running and state.auto_position
+
+
+def _keep_applier_running(conn: Connection, auto_position: bool) -> bool:
+    """Start the applier if there is something to apply; True if the source must change beneath it."""
+    state = read_replication(conn)
+    if state is None or state.applied_all or state.auto_position != auto_position:
+        return False
+    if not state.sql_running:
+        _start_applier(conn)
+        # What it says in its first moment is no proof; an empty relay log is read in no time.
+        poll_until(lambda: _idle_or_failed(conn), Deadline(SETTLE_TIME))
+        state = read_replication(conn)
+    if state is None or state.applied_all:
+        return False
+    if not state.sql_running:
+        raise ReplicationFailed(
+            f"{conn.peer}: the applier stopped ({state.sql_errno}: {state.sql_error}) and still holds"
+            " received transactions, which a change of the source would throw away",
+            state.sql_errno,
+        )
+    return True
+
+
+def _idle_or_failed(conn: Connection) -> bool:
+    state = read_replication(conn)
+    return state is None or state.applied_all or not state.sql_running
+
+
+def _wait_connected(conn: Connection, host: str, port: int) -> None:
+    last: list[ReplicationState | None] = [None]
+
+    def settled() -> bool:
+        state = last[0] = read_replication(conn)
+        # "No" with an error is final; while "Connecting" the server tries again each second.
+        return (
+            state is None or state.io_running == "Yes" or (state.io_running == "No" and state.io_errno != 0)
+        )
+
+    poll_until(settled, Deadline(CONNECT_TIME))
+    state = last[0]
+    if state is None:
+        raise ReplicationFailed(f"{conn.peer}: replication from {host}:{port} is not configured")
+    if state.io_running != "Yes":
+        why = state.io_error or "no answer from there"
+        raise ReplicationFailed(f"{conn.peer}: no replication from {host}:{port}: {why}", state.io_errno)
+    if state.sql_errno:
+        raise ReplicationFailed(f"{conn.peer}: the applier stopped: {state.sql_error}", state.sql_errno)
+
+
+def start_replication(conn: Connection) -> None:
+    """Start both threads with the source that is configured; ReplicationFailed if the applier stops again."""
+    dialect = Dialect.of(conn.version)
+    with conn.timeout(STOP_TIME):
+        conn.run(dialect.start_replica)
+    state = read_replication(conn)
+    if state is None:
+        raise ReplicationFailed(f"{conn.peer}: replication is not configured")
+    if not state.sql_running:
+        raise ReplicationFailed(f"{conn.peer}: the applier stopped: {state.sql_error}", state.sql_errno)
+
+
+def stop_io(conn: Connection) -> None:
+    """Stop receiving; once this returns nothing more arrives. ReplicationFailed if it goes on after all."""
+    with conn.timeout(STOP_TIME):
+        conn.run(Dialect.of(conn.version).stop_receiver)
+    state = read_replication(conn)
+    if state is not None and state.io_running != "No":
+        raise ReplicationFailed(f"{conn.peer}: the receiver did not stop")
+
+
+def drain(conn: Connection, deadline: Deadline) -> bool:
+    """Wait until everything that was received is applied, and return whether it is.
+
+    A stopped applier is started; one that stops with an error ends the waiting.
+    """
+    state = read_replication(conn)
+    if state is None:
+        return True
+    if not state.sql_running:
+        _start_applier(conn)
+    poll_until(lambda: _idle_or_failed(conn), deadline)
+    state = read_replication(conn)
+    return state is None or state.applied_all
+
+
+def stop_replication(conn: Connection) -> None:
+    """Stop both threads; received transactions that are not applied stay in the relay log.
+
+    Where the source died in the middle of sending a transaction, the applier holds its half, with its row
+    locks, and STOP REPLICA would take 61 s: the coordinator is killed, which rolls the half back.
+    """
+    state = read_replication(conn)
+    if state is None:
+        return
+    stop_io(conn)
+    if not state.sql_running:
+        return
+    if _holds_half(conn):
+        _kill_coordinator(conn)
+    else:
+        try:
+            with conn.timeout(STOP_TIME):
+                conn.run(Dialect.of(conn.version).stop_applier)
+        except MySQLError as error:
+            if error.errno != _STOP_TIMEOUT:
+                raise
+            _kill_coordinator(conn)
+    if not poll_until(lambda: _applier_stopped(conn), Deadline(STOP_TIME)):
+        raise ReplicationFailed(f"{conn.peer}: the applier did not stop within {STOP_TIME:.0f} s")
+
+
+def forget_source(conn: Connection) -> None:
+    """Remove the source's configuration and the relay logs; replication is stopped first if it runs."""
+    stop_replication(conn)
+    with conn.timeout(STOP_TIME):
+        conn.run(Dialect.of(conn.version).reset_replica)
+
+
+def _start_applier(conn: Connection) -> None:
+    with conn.timeout(STOP_TIME):
+        conn.run(Dialect.of(conn.version).start_applier)
+
+
+def _applier_stopped(conn: Connection) -> bool:
+    state = read_replication(conn)
+    return state is None or not state.sql_running
+
+
+def _holds_half(conn: Connection) -> bool:
+    """True if a worker is in a transaction although everything complete is applied: its rest never came."""
+    state = read_replication(conn)
+    return state is not None and state.applied_all and conn.row(_HALF) is not None
+
+
+def _kill_coordinator(conn: Connection) -> None:
+    thread = conn.value(_COORDINATOR)
+    if thread is None:
+        return
+    try:
+        conn.run("KILL %s", (int(thread),))
+    except MySQLError as error:
+        if error.errno != _NO_SUCH_THREAD:
+            raise

@@ -1,0 +1,182 @@
+"""What a server says of itself, read into frozen values: the gathering half of every hook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from manager.errors import MySQLError
+from manager.gtid import GtidSet
+from manager.mysql.connection import Connection
+from manager.mysql.dialect import Dialect
+
+_NO_SUCH_TABLE = frozenset({1049, 1146})
+# Said by a single-threaded applier, and by the coordinator of a multi-threaded one.
+_IDLE = "has read all relay log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicationState:
+    """The replica's status.
+
+    `lag` is in seconds, None while unknown. `applied_all` is true once every transaction that was received
+    completely is applied: the applier runs, has read the whole relay log, and all that was received is
+    executed. The half of a transaction whose source died does not count (it is never in `retrieved`).
+    """
+
+    source_host: str
+    source_port: int
+    source_user: str
+    source_uuid: str
+    auto_position: bool
+    io_running: str
+    sql_running: bool
+    lag: int | None
+    retrieved: GtidSet
+    io_errno: int
+    io_error: str
+    sql_errno: int
+    sql_error: str
+    applied_all: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRow:
+    """The row of `autopilot.node`: what this server's hooks have seen (SPEC 7, "Seen").
+
+    `record` is the cluster record's JSON as it was read last; `opened_epoch` the epoch at which the server
+    was last opened for writing, and `events_epoch` the one at which its users' events were enabled; 0: never.
+    `priority` is the node's own FAILOVER_PRIORITY, here for the runners of other nodes to read.
+    """
+
+    server_uuid: str
+    cluster_id: str = ""
+    epoch: int = 0
+    version: int = 0
+    opened_epoch: int = 0
+    events_epoch: int = 0
+    priority: int = 100
+    record: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """One server at one moment. `row` is None if there is none, or if a clone brought another server's."""
+
+    server_uuid: str
+    server_id: int
+    version: str
+    read_only: bool
+    super_read_only: bool
+    offline_mode: bool
+    executed: GtidSet
+    purged: GtidSet
+    replication: ReplicationState | None
+    row: LocalRow | None
+    replicas: tuple[str, ...]
+    binlog_file: str | None
+    binlog_pos: int
+
+    @property
+    def serves(self) -> bool:
+        """Clients can write here (SPEC 7, "Serves")."""
+        return not self.read_only and not self.offline_mode
+
+    @property
+    def closed(self) -> bool:
+        """No plain account can be logged in, and not even a privileged one can write."""
+        return self.offline_mode and self.super_read_only
+
+
+def read_state(conn: Connection) -> ServerState:
+    """Read everything; MySQLError if one of the answers does not come in time.
+
+    The replication status is read before the executed set: a transaction received in between can then not
+    look like an applied one. The binlog's status is read because it hangs on a full or frozen disk where
+    everything else still answers (facts/fencing.md D).
+    """
+    dialect = Dialect.of(conn.version)
+    status = _status_row(conn, dialect)
+    facts = conn.row(
+        "SELECT @@server_uuid AS server_uuid, @@server_id AS server_id, @@version AS version,"
+        " @@global.read_only AS read_only, @@global.super_read_only AS super_read_only,"
+        " @@global.offline_mode AS offline_mode,"
+        " @@global.gtid_executed AS executed, @@global.gtid_purged AS purged"
+    )
+    if facts is None:
+        raise MySQLError(f"{conn.peer}: no answer to a query of its settings")
+    executed = GtidSet.parse(facts["executed"])
+    replicas = tuple(sorted(str(row[dialect.replicas_uuid]) for row in conn.rows(dialect.replicas)))
+    row = read_row(conn, server_uuid=facts["server_uuid"])
+    binlog = conn.row(dialect.binlog_status)
+    return ServerState(
+        server_uuid=facts["server_uuid"],
+        server_id=facts["server_id"],
+        version=facts["version"],
+        read_only=bool(facts["read_only"]),
+        super_read_only=bool(facts["super_read_only"]),
+        offline_mode=bool(facts["offline_mode"]),
+        executed=executed,
+        purged=GtidSet.parse(facts["purged"]),
+        replication=_replication(dialect, status, executed) if status else None,
+        row=row,
+        replicas=replicas,
+        binlog_file=binlog["File"] if binlog else None,
+        binlog_pos=int(binlog["Position"]) if binlog else 0,
+    )
+
+
+def read_replication(conn: Connection) -> ReplicationState | None:
+    """Return the replica's status alone, or None if the server follows nobody."""
+    dialect = Dialect.of(conn.version)
+    status = _status_row(conn, dialect)
+    if status is None:
+        return None
+    return _replication(dialect, status, GtidSet.parse(conn.value("SELECT @@global.gtid_executed")))
+
+
+def read_row(conn: Connection, *, server_uuid: str) -> LocalRow | None:
+    """Return the server's own row, or None: no schema, no row, or only that of a server it was cloned from."""
+    try:
+        row = conn.row(
+            "SELECT server_uuid, cluster_id, epoch, version, opened_epoch, events_epoch, priority, record"
+            " FROM autopilot.node WHERE server_uuid = %s",
+            (server_uuid,),
+        )
+    except MySQLError as error:
+        if error.errno in _NO_SUCH_TABLE:
+            return None
+        raise
+    return LocalRow(**row) if row else None
+
+
+def _status_row(conn: Connection, dialect: Dialect) -> dict[str, Any] | None:
+    """The default channel's status; a user's further channels are none of our business."""
+    for row in conn.rows(dialect.replica_status):
+        if not row["Channel_Name"] and row[dialect.columns.source_host]:
+            return row
+    return None
+
+
+def _replication(dialect: Dialect, status: dict[str, Any], executed: GtidSet) -> ReplicationState:
+    names = dialect.columns
+    retrieved = GtidSet.parse(status["Retrieved_Gtid_Set"] or "")
+    lag = status[names.lag]
+    sql_running = status[names.sql_running] == "Yes"
+    idle = _IDLE in (status[names.sql_state] or "")
+    return ReplicationState(
+        source_host=status[names.source_host],
+        source_port=int(status[names.source_port]),
+        source_user=status[names.source_user] or "",
+        source_uuid=status[names.source_uuid] or "",
+        auto_position=bool(int(status["Auto_Position"])),
+        io_running=status[names.io_running],
+        sql_running=sql_running,
+        lag=None if lag is None else int(lag),
+        retrieved=retrieved,
+        io_errno=int(status["Last_IO_Errno"]),
+        io_error=status["Last_IO_Error"],
+        sql_errno=int(status["Last_SQL_Errno"]),
+        sql_error=status["Last_SQL_Error"],
+        applied_all=sql_running and idle and retrieved <= executed,
+    )
