@@ -1,0 +1,1 @@
+"""Consul: sessions, locks, services, the cluster's record and the snapshot record."""

@@ -1,0 +1,191 @@
+"""What the hooks ask of Consul and tell it: the view, the session, the record's transactions, the services.
+
+Every call is bounded by the timeout given at construction. ConsulUnavailable means that nothing is known:
+not that something is absent, and, after a change, not that it was refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, Literal
+
+from manager.discovery.client import Client, Operation
+from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view, node_sessions
+from manager.discovery.lock import Lock
+from manager.discovery.record import Record, SnapshotRecord
+from manager.discovery.session import NodeSession
+from manager.errors import LockLost, TransactionRefused
+from manager.settings import Settings
+
+ROLE_TTL = 10  # seconds after which a role that health no longer confirms turns critical
+
+
+class Discovery:
+    """Consul as this node's hooks see it; no network at construction, for one thread at a time."""
+
+    def __init__(self, settings: Settings, *, timeout: float = 2.0) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._client = Client(settings, timeout=timeout)
+        self._session = NodeSession(settings, self._client, wait=timeout)
+        self._services: dict[Service, str] = {
+            "primary": settings.primary_service,
+            "replica": settings.replica_service,
+            "node": settings.node_service,
+        }
+
+    # --- Reading --------------------------------------------------------------------------------
+
+    def view(self) -> ClusterView:
+        """Return what Consul knows; RecordError if the cluster's record is damaged or newer than this code.
+
+        ConsulDenied where an ACL hides a key or a service, which would look like "nothing there" otherwise.
+        """
+        settings = self._settings
+        decisive = (settings.record_key, settings.primary_key, settings.last_backup_key)
+        keys = self._client.read(
+            [*decisive, settings.failover_lock_key, settings.backup_lock_key, settings.last_binlog_key]
+        )
+        for name in decisive:
+            if name not in keys:
+                self._client.check_readable(name)
+        sessions = self._client.sessions()
+        found = [one for service in self._services for one in self._instances(service)]
+        return make_view(settings, keys, sessions, found)
+
+    def session_of(self, node_name: str) -> str | None:
+        """Return the id of a node's living session, or None."""
+        return node_sessions(self._settings, self._client.sessions()).get(node_name)
+
+    def _instances(self, service: Service) -> tuple[Instance, ...]:
+        name = self._services[service]
+        return instances(service, name, self._client.service(name))
+
+    # --- This node's session --------------------------------------------------------------------
+
+    def ensure_session(self) -> str:
+        """Return the id of this node's session, checked and renewed, or made anew (NodeSession.ensure)."""
+        return self._session.ensure()
+
+    def renew_session(self) -> None:
+        """Renew this node's session, waiting for nobody; SessionInvalid if there is none or it is dead."""
+        self._session.renew()
+
+    def destroy_session(self) -> None:
+        """Destroy every session of this node, which frees PRIMARY_KEY at once; none is fine."""
+        self._session.destroy()
+
+    # --- The record: each writes `record` as it is given, and returns its new index --------------
+    #
+    # TransactionRefused: nothing was changed. ConsulUnavailable: it may have been, or may yet be.
+
+    def found(self, record: Record, session: str) -> int:
+        """Lock PRIMARY_KEY with `session` and write the first record, if there is none."""
+        return self._write(self._lock(record, session), record, 0)
+
+    def take_over(self, record: Record, index: int, session: str) -> int:
+        """Lock PRIMARY_KEY with `session` and replace the record of a dead founder."""
+        return self._write(self._lock(record, session), record, index)
+
+    def retake(self, record: Record, index: int, session: str) -> int:
+        """Lock PRIMARY_KEY again with a primary's new `session`; `record` is the touched one.
+
+        With index 0, where there is no record: a primary writes its own copy back (SPEC 7).
+        """
+        return self._write(self._lock(record, session), record, index)
+
+    def update(self, record: Record, index: int, session: str) -> int:
+        """Replace the record as the holder of PRIMARY_KEY, which `session` must be."""
+        return self._write([Operation.check_session(self._settings.primary_key, session)], record, index)
+
+    def promote(self, record: Record, index: int, session: str, *, unlock_session: str | None = None) -> int:
+        """Give PRIMARY_KEY to `session`, that of the node which `record` names, and replace the record.
+
+        `unlock_session` is the old primary's, if that node was fenced or hands over.
+        """
+        operations = self._lock(record, session)
+        if unlock_session is not None:
+            operations.insert(0, Operation.unlock(self._settings.primary_key, "", unlock_session))
+        return self._write(operations, record, index)
+
+    def touch(self, record: Record, index: int) -> int:
+        """Replace the record by the touched one; anybody may. Afterwards nothing older can land any more."""
+        return self._write([], record, index)
+
+    def _lock(self, record: Record, session: str) -> list[dict[str, Any]]:
+        return [Operation.lock(self._settings.primary_key, self._lock_value(record.primary_name), session)]
+
+    def _lock_value(self, name: str) -> str:
+        """Return PRIMARY_KEY's value for a node: its name, and where clients of the key find it."""
+        address, port = self._settings.node_address, self._settings.mysql_port
+        if name != self._settings.node_name:
+            node = next((one for one in self._instances("node") if one.name == name), None)
+            if node is None:
+                raise TransactionRefused(
+                    f"{name} is not registered in Consul, so it cannot be given the lock"
+                )
+            address, port = node.address, node.port
+        return json.dumps({"name": name, "address": address, "port": port})
+
+    def _write(self, operations: list[dict[str, Any]], record: Record, index: int) -> int:
+        key = self._settings.record_key
+        return self._client.transaction([*operations, Operation.cas(key, record.to_json(), index)])[key]
+
+    # --- Locks ----------------------------------------------------------------------------------
+
+    def failover_lock(self, reason: str) -> Lock:
+        """Return a context manager that holds the failover lock; entering raises LockHeld."""
+        return self._lock_on(self._settings.failover_lock_key, "failover", reason)
+
+    def backup_lock(self, reason: str = "snapshot") -> Lock:
+        """Return a context manager that holds the snapshot lock; entering raises LockHeld."""
+        return self._lock_on(self._settings.backup_lock_key, "snapshot", reason)
+
+    def _lock_on(self, key: str, what: str, reason: str) -> Lock:
+        return Lock(self._settings, key, what=what, reason=reason, timeout=self._timeout)
+
+    def record_snapshot(self, record: SnapshotRecord, lock: Lock) -> None:
+        """Record a complete snapshot and its binlog, both or neither; LockLost without the snapshot lock."""
+        try:
+            self._client.transaction(
+                [
+                    Operation.check_session(lock.key, lock.session),
+                    Operation.set(self._settings.last_backup_key, record.to_json()),
+                    Operation.set(self._settings.last_binlog_key, record.binlog),
+                ]
+            )
+        except TransactionRefused:
+            raise LockLost(f"the snapshot lock is lost; {record.id} is not recorded") from None
+
+    # --- Advertising ----------------------------------------------------------------------------
+
+    def advertise(self, role: Literal["primary", "replica"], *, passing: bool, note: str) -> None:
+        """Make the agent show this node in `role` and no other, passing or not, for ROLE_TTL seconds."""
+        settings, identity = self._settings, self._identity(role)
+        known = self._client.own_services()
+        self._deregister(known, "replica" if role == "primary" else "primary")
+        shown = known.get(identity)
+        here = (settings.node_address, settings.mysql_port)
+        if shown is None or (shown["Address"], shown["Port"]) != here:
+            self._client.register(
+                name=self._services[role],
+                service_id=identity,
+                address=settings.node_address,
+                port=settings.mysql_port,
+                ttl=ROLE_TTL,
+                passing=passing,
+            )
+        self._client.report(identity, passing=passing, note=note)
+
+    def withdraw(self) -> None:
+        """Show this node in no role."""
+        self._deregister(self._client.own_services(), "primary", "replica")
+
+    def _deregister(self, known: Collection[str], *roles: Service) -> None:
+        for role in roles:
+            if self._identity(role) in known:
+                self._client.deregister(self._identity(role))
+
+    def _identity(self, service: Service) -> str:
+        return f"{self._services[service]}-{self._settings.node_name}"
