@@ -1,0 +1,142 @@
+"""The `clone` engine: a hot physical copy of the server's InnoDB files, made by the server itself.
+
+The server copies everything but its binlogs, its auto.cnf and tables of other engines, and needs as much
+space as the data takes (measured: 1.2 s for 1.2 GB; several writers go on meanwhile).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from manager.errors import MySQLError, SnapshotError
+from manager.mysql.connection import Connection, local
+from manager.settings import Settings
+from manager.snapshot.archive import tree_size
+from manager.snapshot.progress import Pace, size_text
+from manager.waiting import Deadline, poll_until
+
+ENGINE = "clone"
+SLOWEST = 5_000_000  # bytes a second: a copy slower than this on average is given up
+_CANNOT_CREATE = 1006
+_LEFT_OUT = ("MyISAM", "MRG_MYISAM", "CSV", "ARCHIVE", "Aria", "TokuDB", "ROCKSDB")
+
+
+@contextlib.contextmanager
+def workspace(settings: Settings, conn: Connection) -> Iterator[Path]:
+    """Yield an empty directory of this node in SCRATCH_DIR that mysqld may write to; remove it in the end.
+
+    First ends what a killed run may have left: its CLONE, which the server goes on with, and its files.
+    """
+    directory = settings.scratch_dir / f".snapshot-{settings.node_name}"
+    _stop(conn, directory)
+    try:
+        if directory.is_dir():
+            shutil.rmtree(directory)
+        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        owner = os.stat(settings.mysql_datadir)  # mysqld's own user, whoever we are
+        if owner.st_uid != os.geteuid():
+            os.chown(directory, owner.st_uid, owner.st_gid)
+    except OSError as error:
+        raise SnapshotError(
+            f"SCRATCH_DIR {settings.scratch_dir}: {error.strerror} ({error.filename})"
+        ) from None
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def refuse_other_engines(conn: Connection) -> None:
+    """SnapshotError if there are tables whose rows the copy would silently lack."""
+    marks = ", ".join(["%s"] * len(_LEFT_OUT))
+    rows = conn.rows(
+        "SELECT CONCAT(table_schema, '.', table_name) AS name FROM information_schema.tables"
+        " WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
+        f" AND engine IN ({marks}) ORDER BY 1 LIMIT 4",
+        _LEFT_OUT,
+    )
+    names = [str(row["name"]) for row in rows]
+    if names:
+        some = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        raise SnapshotError(
+            f"a snapshot would lack the rows of {some}: only InnoDB is copied; convert these tables"
+        )
+
+
+def data_size(conn: Connection) -> int:
+    """The size in bytes of the files that a copy holds, or a little more."""
+    size = conn.value(
+        "SELECT SUM(total_extents * extent_size) FROM information_schema.files"
+        " WHERE engine = 'InnoDB' AND file_type <> 'TEMPORARY'"
+    )
+    return int(size or 0)
+
+
+def check_space(settings: Settings, needed: int) -> None:
+    """SnapshotError if SCRATCH_DIR has no room for `needed` bytes and a twentieth more."""
+    free = shutil.disk_usage(settings.scratch_dir).free
+    needed += needed // 20
+    if free < needed:
+        raise SnapshotError(
+            f"SCRATCH_DIR {settings.scratch_dir} has {size_text(free)} free,"
+            f" a snapshot needs {size_text(needed)}: give it more room"
+        )
+
+
+def copy(settings: Settings, conn: Connection, target: Path, pace: Pace, expected: int) -> None:
+    """Let the server copy itself into `target`, whose parent is a `workspace`; `expected` bytes or so.
+
+    Bounded by SLOWEST. What `pace` reports to may end it by raising. SnapshotError if the server refuses.
+    """
+    failure: list[MySQLError] = []
+
+    def run() -> None:
+        try:
+            with conn.timeout(600 + expected / SLOWEST):
+                conn.run("CLONE LOCAL DATA DIRECTORY = %s", (str(target),))
+        except MySQLError as error:
+            failure.append(error)
+
+    worker = threading.Thread(target=run, name="clone", daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.5)
+            pace.reached(tree_size(target))
+        if failure:
+            raise _refused(failure[0], target)
+    except BaseException:
+        with contextlib.suppress(MySQLError, SnapshotError), local(settings) as other:
+            _stop(other, target.parent)
+        worker.join(5.0)
+        raise
+
+
+def _refused(error: MySQLError, target: Path) -> SnapshotError:
+    hint = ""
+    if error.errno == _CANNOT_CREATE:
+        hint = "; mysqld's OS user must be able to enter SCRATCH_DIR and every directory above it"
+    return SnapshotError(f"the server could not copy itself to {target}: {error}{hint}")
+
+
+def _stop(conn: Connection, directory: Path) -> None:
+    """End every CLONE into `directory`; SnapshotError if one goes on for 30 s."""
+
+    def running() -> list[int]:
+        rows = conn.rows("SHOW FULL PROCESSLIST")
+        statements = {int(row["Id"]): str(row["Info"] or "") for row in rows}
+        return [
+            key for key, text in statements.items() if text.startswith("CLONE ") and str(directory) in text
+        ]
+
+    for connection_id in running():
+        with contextlib.suppress(MySQLError):
+            conn.run("KILL %s", (connection_id,))
+    if not poll_until(lambda: not running(), Deadline(30.0), interval=0.2):
+        raise SnapshotError(f"an earlier CLONE into {directory} does not end")

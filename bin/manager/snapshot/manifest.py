@@ -1,0 +1,72 @@
+"""The manifest of a snapshot: what is in it, and how to tell that it is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from manager.errors import SnapshotError
+from manager.snapshot.naming import manifest_name
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Stored as `{id}.manifest.json` once the object `id` is complete and checked.
+
+    `gtid` was read just before the copy, so everything in it is in the copy; `gtid_after` just after it, so
+    nothing else is. `size` and `sha256` are those of the stored (compressed) object, `unpacked` is the number
+    of bytes that a restore writes. `origin` is the origin of the data directory (see `nodefile`), `taken_on`
+    the node, whose replication settings the copy holds if it was a replica. `at` is in epoch seconds.
+    """
+
+    id: str
+    path: str
+    cluster_id: str
+    service_name: str
+    server_version: str
+    server_uuid: str
+    gtid: str
+    gtid_after: str
+    size: int
+    sha256: str
+    unpacked: int
+    engine: str
+    origin: str
+    taken_on: str
+    from_replica: bool
+    at: int
+    binlog: str | None
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The manifest's own name in the store."""
+        return manifest_name(self.id)
+
+    def to_json(self) -> bytes:
+        """The stored form: readable by people, one field a line."""
+        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+
+    @staticmethod
+    def from_json(data: bytes, name: str) -> Manifest:
+        """Read the stored form; SnapshotError, naming `name`, if it is damaged or of a newer format."""
+        try:
+            content = json.loads(data)
+            stored_format = content["format"]
+        except (ValueError, KeyError, TypeError):
+            raise SnapshotError(f"{name} is no manifest of a snapshot, or is damaged") from None
+        if not isinstance(stored_format, int) or stored_format > FORMAT:
+            raise SnapshotError(
+                f"{name} has format {stored_format}; this version reads up to {FORMAT}: upgrade"
+            )
+        known = {field.name: field.type for field in fields(Manifest)}
+        try:
+            manifest = Manifest(**{key: value for key, value in content.items() if key in known})
+        except TypeError:
+            raise SnapshotError(f"{name} lacks fields of a manifest; the snapshot cannot be used") from None
+        for key, expected in known.items():
+            if type(getattr(manifest, key)).__name__ not in str(expected).replace("None", "NoneType"):
+                raise SnapshotError(f"{name} has a wrong {key}; the snapshot cannot be used")
+        return manifest

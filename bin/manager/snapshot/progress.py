@@ -1,0 +1,70 @@
+"""Telling how far a long copy is, every few seconds and at the end of each stage."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+
+
+class Pace:
+    """Counts the bytes of one stage. What `report` raises ends the copy: so a lost lock can stop it."""
+
+    def __init__(
+        self,
+        report: Report | None,
+        stage: str,
+        total: int = 0,
+        *,
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`total` is the expected number of bytes, 0 if unknown; `interval` is in seconds."""
+        self._report = report or log.info
+        self._stage = stage
+        self._total = total
+        self._interval = interval
+        self._clock = clock
+        self._begin = self._told = clock()
+        self.done = 0
+
+    def moved(self, count: int) -> None:
+        """`count` more bytes are through."""
+        self.reached(self.done + count)
+
+    def reached(self, done: int) -> None:
+        """`done` bytes are through in all."""
+        self.done = done
+        if self._clock() - self._told >= self._interval:
+            self._told = self._clock()
+            self._report(self._line())
+
+    def finish(self) -> None:
+        """The stage is over."""
+        self._total = 0
+        self._report(f"{self._line()}, done in {self._clock() - self._begin:.1f} s")
+
+    def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass `chunks` on, counting them."""
+        for chunk in chunks:
+            self.moved(len(chunk))
+            yield chunk
+
+    def _line(self) -> str:
+        seconds = max(self._clock() - self._begin, 0.001)
+        of = f" of about {size_text(self._total)}" if self._total else ""
+        return f"{self._stage}: {size_text(self.done)}{of}, {size_text(int(self.done / seconds))}/s"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for people: `12 kB`, `3.4 GB` (powers of 1000)."""
+    size, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"
