@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""The one entry point: reads the arguments and the settings, runs one hook, sets the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from manager import __version__, log
+from manager.errors import AutopilotError
+from manager.node import Node
+from manager.settings import Settings, load
+
+LOG = logging.getLogger("manager")
+
+LIMITS = {"health": 4.0, "on_change": 120.0, "status": 30.0}
+"""Seconds after which a command ends itself (SPEC 3, G8); the others bound each of their steps."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the parsed command line; wrong usage ends the process with exit code 2."""
+    parser = argparse.ArgumentParser(prog="manage.py", description="Autopilot MySQL's hooks and commands.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser(
+        "pre_start", help="prepare the data directory and my.cnf (before every start of mysqld)"
+    )
+    health = commands.add_parser("health", help="do this node's part in the cluster, and say how it is")
+    health.add_argument(
+        "--as", dest="ask", choices=("node", "primary", "replica"), help="whose health is asked"
+    )
+    commands.add_parser("on_change", help="the set of healthy primaries has changed")
+    commands.add_parser("snapshot_task", help="take a snapshot if one is due")
+    status = commands.add_parser("status", help="show the cluster")
+    status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser.parse_args(arguments or ["pre_start"])
+
+
+def dispatch(settings: Settings, options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    node = Node(settings)
+    match options.command:
+        case "pre_start":
+            from manager.hooks import pre_start
+
+            return pre_start.run(node)
+        case "health":
+            from manager.hooks import health
+
+            return health.run(node, options.ask)
+        case "on_change":
+            from manager.hooks import on_change
+
+            return on_change.run(node)
+        case "snapshot_task":
+            from manager.hooks import snapshot_task
+
+            return snapshot_task.run(node)
+        case _:
+            from manager import status
+
+            return status.run(node, as_json=options.json)
+
+
+class TimeIsUp(AutopilotError):
+    """The command has used up the time that SPEC 3 gives it."""
+
+
+def limit(command: str) -> None:
+    """End the command with one line when its time is up."""
+
+    def up(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TimeIsUp(f"{command} was not done after {LIMITS[command]:.0f} s; the next run goes on")
+
+    if command in LIMITS:
+        signal.signal(signal.SIGALRM, up)
+        signal.setitimer(signal.ITIMER_REAL, LIMITS[command])
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code: 0 fine, 1 trying again may help, 2 wrong usage or settings, or unhealthy."""
+    options = parse(arguments)
+    try:
+        settings = load(os.environ)
+        log.configure(settings.log_level, options.command, settings.secrets)
+        limit(options.command)
+        return dispatch(settings, options)
+    except AutopilotError as error:
+        if logging.getLogger().handlers:
+            LOG.error("%s", error)
+        else:
+            print(f"manage.py: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

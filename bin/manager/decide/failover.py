@@ -1,0 +1,145 @@
+"""When to fail over, and to whom: pure functions of what a runner has read (SPEC 7's table and order)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from manager.discovery.cluster import ClusterView
+from manager.discovery.record import Record
+from manager.gtid import GtidSet
+from manager.view import Peer
+
+CLOSED_GRACE = 1.0
+"""Seconds for which a closed holder of PRIMARY_KEY must stay closed: it may be about to open."""
+
+
+class When(Enum):
+    """What the runner of a failover does now."""
+
+    NOTHING = "nothing"
+    WAIT = "wait"
+    FINISH = "open the node that was promoted already"
+    HAND_OVER = "close the old primary, let replicas catch up, promote"
+    GO = "fail over"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How long a runner has seen the same thing, in seconds: the table of SPEC 7 waits for some of it."""
+
+    free: float = 0.0
+    closed: float = 0.0
+    since_promotion: float = 1e9
+
+
+def when(
+    cluster: ClusterView, peers: tuple[Peer, ...], watch: Watch, *, lease: float, holdoff: float
+) -> tuple[When, str]:
+    """Return what to do, and why. `peers` holds every node, the runner's own included."""
+    record = cluster.record
+    if record is None:
+        return When.NOTHING, "there is no cluster record"
+    if record.state != "open":
+        return When.NOTHING, "the cluster is still being founded"
+    seen_more = [p.name for p in peers if _has_seen_more(p, record)]
+    if seen_more:
+        return When.NOTHING, f"the record comes from the past: {', '.join(seen_more)} has seen a newer one"
+    old = next((p for p in peers if p.state is not None and p.state.server_uuid == record.primary), None)
+    held = cluster.lock_session is not None
+    if old is None or old.state is None:
+        if held:
+            return When.WAIT, f"{record.primary_name} does not answer; Consul has not ended its session yet"
+        return When.GO, f"{record.primary_name} does not answer and PRIMARY_KEY is free"
+    if old.state.serves:
+        return _serving(record, held, watch, lease=lease, holdoff=holdoff)
+    opened = old.state.row.opened_epoch if old.state.row is not None else 0
+    if held and opened < record.epoch:
+        return When.FINISH, f"{record.primary_name} was promoted at epoch {record.epoch} and is not open yet"
+    if held and watch.closed < CLOSED_GRACE:
+        return When.WAIT, f"{record.primary_name} holds PRIMARY_KEY and is closed"
+    return When.GO, f"{record.primary_name} answers, but is closed"
+
+
+def _serving(record: Record, held: bool, watch: Watch, *, lease: float, holdoff: float) -> tuple[When, str]:
+    if held:
+        return When.NOTHING, f"{record.primary_name} holds PRIMARY_KEY and serves"
+    if watch.since_promotion < holdoff:
+        return (
+            When.NOTHING,
+            f"{record.primary_name} serves and was promoted {watch.since_promotion:.0f} s ago (hold-off)",
+        )
+    if watch.free < lease:
+        return When.WAIT, f"{record.primary_name} serves and may take PRIMARY_KEY again for {lease:.0f} s"
+    return When.HAND_OVER, f"{record.primary_name} serves, but has not taken PRIMARY_KEY for {lease:.0f} s"
+
+
+def _has_seen_more(peer: Peer, record: Record) -> bool:
+    row = peer.state.row if peer.state else None
+    return row is not None and (row.epoch, row.version) > (record.epoch, record.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A frozen replica after its applier has drained; `session` is its live Consul session."""
+
+    name: str
+    uuid: str
+    executed: GtidSet
+    drained: bool
+    priority: int
+    session: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """`chosen` is None if nobody can be promoted. `catch_up_from` is who has what the chosen node lacks."""
+
+    chosen: Candidate | None
+    reason: str
+    catch_up_from: Candidate | None = None
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def errant(executed: GtidSet, record: Record) -> GtidSet:
+    """Transactions of servers that were never a primary of this cluster and that it did not begin with."""
+    beyond = executed - GtidSet.parse(record.base)
+    return beyond.of_sources(beyond.uuids - set(record.primaries))
+
+
+def choose(record: Record, candidates: tuple[Candidate, ...]) -> Choice:
+    """Choose who becomes primary: the most advanced of those that have not diverged, then by
+    FAILOVER_PRIORITY, then by name (async, SPEC 7)."""
+    rejected: dict[str, str] = {}
+    sound: list[Candidate] = []
+    for candidate in candidates:
+        foreign = errant(candidate.executed, record)
+        if foreign:
+            rejected[candidate.name] = f"diverged: transactions of servers that were never primary: {foreign}"
+        elif not candidate.drained:
+            rejected[candidate.name] = "its applier did not get through what it had received"
+        else:
+            sound.append(candidate)
+    if not sound:
+        return Choice(chosen=None, reason="no replica can be promoted", rejected=rejected)
+    best = min(sound, key=lambda c: (-c.executed.count, -c.priority, c.name))
+    beside = [c.name for c in sound if not c.executed <= best.executed]
+    if beside:
+        reason = f"{best.name} and {', '.join(beside)} each have transactions that the other lacks"
+        return Choice(chosen=None, reason=reason, rejected=rejected)
+    able: list[Candidate] = []
+    for candidate in sound:
+        if candidate.priority == 0:
+            rejected[candidate.name] = "FAILOVER_PRIORITY is 0"
+        elif candidate.session is None:
+            rejected[candidate.name] = "it has no live Consul session"
+        else:
+            able.append(candidate)
+    if not able:
+        return Choice(chosen=None, reason="no replica may be promoted", rejected=rejected)
+    chosen = min(able, key=lambda c: (-c.executed.count, -c.priority, c.name))
+    lacks = (best.executed - chosen.executed).count
+    if lacks:
+        reason = f"{chosen.name} is the most advanced that may be promoted, and {best.name} has {lacks} more"
+        return Choice(chosen=chosen, reason=reason, catch_up_from=best, rejected=rejected)
+    return Choice(chosen=chosen, reason=f"{chosen.name} is the most advanced", rejected=rejected)

@@ -1,0 +1,246 @@
+"""What `health` does next: a pure function of one look at the world, with its reason in words.
+
+The rule behind every line (SPEC 7): a server is writable only while its node holds PRIMARY_KEY *and* the
+record names it at the epoch at which it opened. mysqld's own view, and replicas that still follow it, never
+make a primary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from manager.decide.join import Join, may_join
+from manager.discovery.cluster import ClusterView
+from manager.discovery.record import Record
+from manager.view import Peer, View, primary_instance, replicates
+
+
+class Action(Enum):
+    """One step of `health`. After most steps it looks again; SERVE, REPLICATE and WAIT end the run."""
+
+    FOUND = "write the first record and take PRIMARY_KEY"
+    TAKE_OVER = "go on with a founding whose founder is gone"
+    BOOTSTRAP = "set up accounts and database, then declare the cluster open"
+    RETAKE = "take PRIMARY_KEY again, together with a touch of the record"
+    REWRITE = "write the record again from this server's own copy, and take PRIMARY_KEY"
+    OPEN = "open this server for writing"
+    SERVE = "serve as the primary"
+    CLOSE = "close this server"
+    FOLLOW = "replicate from the primary"
+    START = "start replication again"
+    REPLICATE = "serve as a replica"
+    BEGIN_ANEW = "throw away this node's own empty database and restore a snapshot"
+    WAIT = "wait"
+
+
+FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.BEGIN_ANEW})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`failover`: nobody is a healthy primary, so `on_change` is to be started as well.
+    `confirmed`: (SERVE) that this node is the primary was seen just now, so its lease may be renewed."""
+
+    action: Action
+    reason: str
+    failover: bool = False
+    confirmed: bool = True
+
+
+def decide(view: View) -> Decision:
+    """Return the next step of this node's health run."""
+    cluster = view.cluster
+    if cluster is None:
+        return _without_consul(view)
+    record, own = cluster.record, view.own
+    if own is not None and (record is None or record.older_than(own.epoch, own.version)):
+        return _record_from_the_past(view, cluster, own)
+    if record is None:
+        return _without_record(view, cluster)
+    if view.file.cluster_id not in (None, record.id):
+        return _stay_out(
+            view, f"this data directory belongs to cluster {view.file.cluster_id}, not to {record.id}"
+        )
+    if record.primary == view.server.server_uuid:
+        return _named(view, cluster, record)
+    return _another_named(view, cluster, record)
+
+
+def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
+    if view.session is None:
+        return Decision(Action.WAIT, "the record names this node, which has no Consul session yet")
+    if not view.holds_lock:
+        if cluster.lock_session is not None:
+            holder = cluster.lock_holder
+            who = holder.name if holder else "a session of somebody else"
+            return _stay_out(view, f"the record names this node, but {who} holds PRIMARY_KEY")
+        return Decision(
+            Action.RETAKE, f"the record names this node at epoch {record.epoch} and PRIMARY_KEY is free"
+        )
+    if record.state == "founding":
+        return Decision(Action.BOOTSTRAP, "this node founds the cluster")
+    row = view.server.row
+    if not view.server.serves or row is None or row.opened_epoch != record.epoch:
+        return Decision(
+            Action.OPEN, f"this node holds PRIMARY_KEY and the record names it at epoch {record.epoch}"
+        )
+    holder = cluster.lock_holder
+    if holder is None or (holder.address, holder.port) != (view.address, view.port):
+        return Decision(Action.RETAKE, "this node's address has changed")
+    return Decision(Action.SERVE, f"primary at epoch {record.epoch}")
+
+
+def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision:
+    if not view.server.super_read_only:
+        return Decision(Action.CLOSE, f"epoch {record.epoch} belongs to {record.primary_name}")
+    if view.file.origin == "adopted" and not view.file.ready:
+        return Decision(Action.WAIT, "an adopted data directory never joins: its rows may be in no binlog")
+    if record.state == "founding":
+        return _founding_by_another(view, cluster, record)
+    if not view.replication_configured:
+        return Decision(
+            Action.WAIT, "MYSQL_REPL_USER and MYSQL_REPL_PASSWORD are not set: only one node works"
+        )
+    instance = primary_instance(cluster)
+    if instance is None:
+        reason = f"no healthy primary; the record names {record.primary_name} at epoch {record.epoch}"
+        return Decision(Action.WAIT, reason, failover=view.file.ready)
+    if replicates(view.server, instance):
+        return _replicating(view, record)
+    if view.primary is None or view.primary.state is None:
+        why = view.primary.error if view.primary else "not asked"
+        return Decision(Action.WAIT, f"primary {instance.name} does not answer: {why}")
+    return _compared(view, record, view.primary)
+
+
+def _compared(view: View, record: Record, primary: Peer) -> Decision:
+    join, reason = may_join(view, record, primary)
+    if join is Join.NEEDS_SNAPSHOT and view.file.origin == "initialised" and not view.file.ready:
+        if view.cluster is not None and view.cluster.last_snapshot is not None:
+            return Decision(Action.BEGIN_ANEW, reason)
+        return Decision(Action.WAIT, f"{reason}, and there is none yet")
+    if join is not Join.YES:
+        return Decision(Action.WAIT, reason)
+    source = view.server.replication
+    pointed = source is not None and (source.source_host, source.source_port) == (
+        primary.address,
+        primary.port,
+    )
+    if source is None or not pointed:
+        return Decision(Action.FOLLOW, f"{primary.name} is the primary, {reason}")
+    if source.io_error or source.sql_error:
+        return Decision(
+            Action.WAIT, f"replication from {primary.name} fails: {source.sql_error or source.io_error}"
+        )
+    if source.io_running == "Connecting":
+        return Decision(Action.WAIT, f"replication is connecting to {primary.name}")
+    return Decision(Action.START, f"replication from {primary.name} is stopped, {reason}")
+
+
+def _replicating(view: View, record: Record) -> Decision:
+    source = view.server.replication
+    if source is None or source.source_uuid != record.primary:
+        return Decision(Action.WAIT, f"replicating from a server that is not {record.primary_name}")
+    if view.max_lag is not None and (source.lag is None or source.lag > view.max_lag):
+        return Decision(Action.WAIT, f"replica is {source.lag} s behind, REPLICA_MAX_LAG is {view.max_lag}")
+    return Decision(Action.REPLICATE, f"replica of {record.primary_name} at epoch {record.epoch}")
+
+
+def _founding_by_another(view: View, cluster: ClusterView, record: Record) -> Decision:
+    if cluster.lock_session is not None:
+        return Decision(Action.WAIT, f"{record.primary_name} is founding the cluster")
+    if not _is_own_and_empty(view):
+        return Decision(
+            Action.WAIT, f"{record.primary_name} was founding the cluster; only an empty node goes on"
+        )
+    if view.session is None:
+        return Decision(Action.WAIT, "no Consul session yet")
+    return Decision(Action.TAKE_OVER, f"{record.primary_name} is gone before it had founded the cluster")
+
+
+def _without_record(view: View, cluster: ClusterView) -> Decision:
+    if view.file.ready or view.file.cluster_id is not None or view.file.origin == "restored":
+        reason = f"no cluster record in Consul, but this data is of cluster {view.file.cluster_id}"
+        return _stay_out(view, f"{reason}; founding anew needs a person")
+    if view.server.serves:
+        return Decision(Action.CLOSE, "there is no cluster record")
+    others = sorted({i.name for s in ("primary", "replica") for i in cluster.of(s) if i.name != view.name})
+    if others:
+        return Decision(
+            Action.WAIT, f"no cluster record, but initialised nodes are registered: {', '.join(others)}"
+        )
+    if cluster.last_snapshot is not None:
+        reason = f"no cluster record, but a snapshot is registered: {cluster.last_snapshot.id}"
+        return Decision(Action.WAIT, f"{reason}; founding anew needs a person")
+    if not view.file.may_found:
+        return Decision(Action.WAIT, f"this node may not found a cluster: {view.file.why_not_found}")
+    if view.session is None:
+        return Decision(Action.WAIT, "no Consul session yet")
+    if cluster.lock_session is not None:
+        return Decision(Action.WAIT, "no cluster record, but PRIMARY_KEY is held")
+    return Decision(Action.FOUND, "no cluster exists")
+
+
+def _record_from_the_past(view: View, cluster: ClusterView, own: Record) -> Decision:
+    """Consul came back empty or from an older backup: the copy on the servers counts (SPEC 7, Seen)."""
+    was = "is gone" if cluster.record is None else "is older than the one this server has seen"
+    row, server = view.server.row, view.server
+    if own.primary != server.server_uuid or row is None:
+        return _stay_out(view, f"the cluster record {was}: waiting for {own.primary_name} to write it again")
+    if view.session is None:
+        return Decision(Action.WAIT, f"the cluster record {was}; no Consul session yet")
+    if cluster.lock_session is not None and not view.holds_lock:
+        return _stay_out(view, f"the cluster record {was} and somebody else holds PRIMARY_KEY")
+    newer = [p.name for p in view.peers if _has_seen_more(p, own)]
+    if newer:
+        return _stay_out(view, f"the cluster record {was}, and {', '.join(newer)} has seen a newer one")
+    if server.serves and row.opened_epoch == own.epoch:
+        return Decision(Action.REWRITE, f"the cluster record {was}, and this node is the open primary")
+    answering = {p.name for p in view.peers if p.state is not None}
+    silent = sorted({entry.split()[0] for entry in view.known} - answering)
+    if silent:
+        return Decision(
+            Action.WAIT, f"the cluster record {was}; not writing it again before {', '.join(silent)} answers"
+        )
+    return Decision(Action.REWRITE, f"the cluster record {was}, and no node has seen a newer one")
+
+
+def _without_consul(view: View) -> Decision:
+    """G5: an async primary goes on only while every known replica is attached to it."""
+    own, row, server = view.own, view.server.row, view.server
+    if not server.serves:
+        source = server.replication
+        if source is not None and source.io_running == "Yes" and source.sql_running and view.file.ready:
+            return Decision(Action.REPLICATE, f"replicating, without Consul ({view.why})", confirmed=False)
+        return Decision(Action.WAIT, view.why)
+    if own is None or row is None or own.primary != server.server_uuid or row.opened_epoch != own.epoch:
+        return Decision(
+            Action.CLOSE, f"no answer from Consul ({view.why}), and this server's own copy names another"
+        )
+    attached = {p.name for p in view.peers if _is_attached(p, server.server_uuid)}
+    missing = sorted({entry.split()[0] for entry in view.known} - attached)
+    if missing:
+        reason = f"no answer from Consul, and not attached: {', '.join(missing)}; the lease runs out"
+        return Decision(Action.SERVE, reason, confirmed=False)
+    return Decision(Action.SERVE, "no answer from Consul, but every known replica is attached")
+
+
+def _is_attached(peer: Peer, primary_uuid: str) -> bool:
+    source = peer.state.replication if peer.state else None
+    return source is not None and source.source_uuid == primary_uuid and source.io_running == "Yes"
+
+
+def _has_seen_more(peer: Peer, own: Record) -> bool:
+    row = peer.state.row if peer.state else None
+    return row is not None and (row.epoch, row.version) > (own.epoch, own.version)
+
+
+def _is_own_and_empty(view: View) -> bool:
+    return view.file.origin == "initialised" and not view.file.ready and not view.server.executed
+
+
+def _stay_out(view: View, reason: str) -> Decision:
+    if not view.server.super_read_only:
+        return Decision(Action.CLOSE, reason)
+    return Decision(Action.WAIT, reason)

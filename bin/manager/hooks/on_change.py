@@ -1,0 +1,99 @@
+"""`on_change`: the set of healthy primaries has changed, or health found none (SPEC 3)."""
+
+from __future__ import annotations
+
+import logging
+
+from manager import failover
+from manager.errors import (
+    AutopilotError,
+    Busy,
+    ConsulUnavailable,
+    GuardBusy,
+    GuardLost,
+    LockHeld,
+    LockLost,
+    MySQLError,
+    TransactionRefused,
+)
+from manager.hooks import health
+from manager.node import Node
+from manager.view import primary_instance
+from manager.waiting import Deadline, pause, poll_until
+
+LOG = logging.getLogger(__name__)
+
+TOTAL = 100.0
+WAIT_FOR_WINNER = 30.0
+WAIT_FOR_HEALTH = 15.0
+
+
+def run(node: Node) -> int:
+    """Return 0 when there is a healthy primary, or another process of this node sees to it; 1 if not yet."""
+    try:
+        with node.alone("on_change"):
+            return _run(node, Deadline(TOTAL))
+    except Busy as busy:
+        LOG.debug("%s", busy)
+        return 0
+
+
+def _run(node: Node, deadline: Deadline) -> int:
+    while not deadline.over:
+        file = node.file()
+        if file is None or not file.ready:
+            LOG.info("not part of the cluster yet: nothing to do")
+            return 0
+        if _there_is_a_primary(node):
+            _check_own_health(node)
+            return 0
+        try:
+            return _fail_over(node)
+        except LockHeld as held:
+            LOG.info("another node fails over (%s): waiting for it", held)
+            _wait_for_winner(node)
+        except (TransactionRefused, GuardBusy, GuardLost, LockLost) as error:
+            LOG.info("%s; starting over", error)
+            pause(0.3)
+    raise AutopilotError(f"no healthy primary after {TOTAL:.0f} s; health runs try again")
+
+
+def _there_is_a_primary(node: Node) -> bool:
+    return primary_instance(node.discovery.view()) is not None
+
+
+def _fail_over(node: Node) -> int:
+    with node.discovery.failover_lock("no healthy primary") as lock:
+        outcome = failover.run(node, lock)
+        if outcome.promoted is None:
+            LOG.warning("no failover: %s", outcome.reason)
+            return 1
+        LOG.info("failover to %s: %s", outcome.promoted, outcome.reason)
+        _check_own_health(node)
+        lock.step(f"waiting for {outcome.promoted} to be healthy in Consul")
+        if not poll_until(lambda: _there_is_a_primary(node), Deadline(WAIT_FOR_HEALTH), interval=0.2):
+            LOG.warning("%s is not healthy in Consul after %.0f s", outcome.promoted, WAIT_FOR_HEALTH)
+    return 0
+
+
+def _wait_for_winner(node: Node) -> None:
+    """Until the winner is done or a primary is healthy; this node advertises itself if it was promoted."""
+
+    def done() -> bool:
+        cluster = node.discovery.view()
+        holder = cluster.lock_holder
+        if cluster.lock_session is not None and holder is not None and holder.name == node.name:
+            _check_own_health(node)
+        return cluster.failover_session is None or primary_instance(cluster) is not None
+
+    poll_until(done, Deadline(WAIT_FOR_WINNER), interval=0.2)
+
+
+def _check_own_health(node: Node) -> None:
+    """Act on the outcome at once instead of at the next interval; the next one does it if this fails."""
+    try:
+        with node.alone("health", wait=5.0), node.local() as conn:
+            verdict = health.check(node, conn)
+            LOG.info("%s: %s", verdict.role, verdict.reason)
+    except (Busy, MySQLError, ConsulUnavailable) as error:
+        LOG.info("own health: %s", error)

@@ -1,0 +1,157 @@
+"""`pre_start`: before every start of mysqld. Frees PRIMARY_KEY, renders my.cnf, and sees that there is a
+database: the one that is there, a restored snapshot, or an empty one (SPEC 3)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+from dataclasses import replace
+from pathlib import Path
+
+from manager import nodefile
+from manager.discovery.cluster import ClusterView
+from manager.discovery.record import SnapshotRecord
+from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
+from manager.mysql import config, initialise
+from manager.node import Node
+from manager.nodefile import NodeFile
+from manager.snapshot.catalogue import service_snapshots
+from manager.snapshot.restore import restore
+from manager.waiting import Deadline, pause
+
+LOG = logging.getLogger(__name__)
+
+CONSUL_WAIT = 600.0
+
+
+def run(node: Node) -> int:
+    """Return 0 when mysqld may be started; AutopilotError with one line otherwise."""
+    settings = node.settings
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with node.alone("pre_start"):
+        _refuse_if_running(node)
+        _free_the_key(node)
+        for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):
+            name.unlink(missing_ok=True)
+        settings.mysql_datadir.mkdir(parents=True, exist_ok=True)
+        config.write_config(settings)
+        config.write_init_file(settings)
+        _prepare(node)
+        _give_to_mysqld(node)
+    return 0
+
+
+def _refuse_if_running(node: Node) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(node.settings.pid_file.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "mysqld":
+            raise AutopilotError(f"mysqld is running (pid {pid}): pre_start is for before its start")
+
+
+def _free_the_key(node: Node) -> None:
+    """A dead mysqld frees PRIMARY_KEY at once: destroy the session, and let the role's check fail."""
+    try:
+        node.discovery.destroy_session()
+        file = node.file()
+        if file is not None and file.ready:
+            node.discovery.advertise("replica", passing=False, note="mysqld is about to start")
+        else:
+            node.discovery.withdraw()
+    except ConsulError as error:
+        LOG.warning("could not free this node's session: %s", error)
+
+
+def _prepare(node: Node) -> None:
+    datadir = node.settings.mysql_datadir
+    if nodefile.is_building(datadir):
+        LOG.warning("an initialisation or a restore was cut off: beginning again")
+        nodefile.empty(datadir)
+        nodefile.end_building(datadir)
+    file = node.file()
+    if initialise.is_database(datadir):
+        if file is None:
+            LOG.info(
+                "the data directory holds a database that this cluster did not make: it is left untouched"
+            )
+            file = NodeFile(origin="adopted")
+        if not file.ready and file.cluster_id is None:
+            file = _ask_whether_it_may_found(node, file, _wait_for_consul(node))
+        node.write_file(file)
+        return
+    others = [e.name for e in datadir.iterdir() if not e.name.startswith(".") and e.name != "lost+found"]
+    if others:
+        raise ConfigError(f"MYSQL_DATADIR {datadir} holds files, but no database ({others[0]}): empty it")
+    _fill(node, _wait_for_consul(node))
+
+
+def _wait_for_consul(node: Node) -> ClusterView:
+    deadline = Deadline(CONSUL_WAIT)
+    while True:
+        try:
+            return node.discovery.view()
+        except ConsulUnavailable as error:
+            if deadline.over:
+                raise
+            LOG.info("waiting for Consul: %s", error)
+            pause(2.0)
+
+
+def _fill(node: Node, cluster: ClusterView) -> None:
+    datadir = node.settings.mysql_datadir
+    record, snapshot = cluster.record, cluster.last_snapshot
+    if snapshot is not None and (record is None or snapshot.cluster_id == record.id):
+        nodefile.begin_building(datadir)
+        file = _restore(node, snapshot)
+    else:
+        file = _ask_whether_it_may_found(node, NodeFile(origin="initialised"), cluster)
+        nodefile.begin_building(datadir)
+        initialise.initialise(node.settings)
+        LOG.info("an empty database is initialised")
+    node.write_file(file)
+    _give_to_mysqld(node)
+    nodefile.end_building(datadir)
+
+
+def _restore(node: Node, snapshot: SnapshotRecord) -> NodeFile:
+    LOG.info("restoring snapshot %s (%d bytes)", snapshot.id, snapshot.size)
+    manifest = restore(node.settings, node.store, snapshot.id, node.settings.mysql_datadir)
+    LOG.info("snapshot %s is restored", snapshot.id)
+    return NodeFile(origin="restored", cluster_id=manifest.cluster_id)
+
+
+def _ask_whether_it_may_found(node: Node, file: NodeFile, cluster: ClusterView) -> NodeFile:
+    """Founding is the one thing that waits for the store: an empty Consul proves nothing (SPEC 7, Founding).
+
+    Raises StoreError if the store gives no answer and there is no cluster to join.
+    """
+    if cluster.record is not None:
+        return replace(file, may_found=False, why_not_found="there is a cluster already")
+    try:
+        names = service_snapshots(node.store, node.settings)
+    except CannotList:
+        names = []  # what Consul knows has to do (SPEC 7, Founding)
+    except StoreError as error:
+        raise StoreError(f"founding waits for the store's answer: {error}") from None
+    if names:
+        service = node.settings.service_name
+        why = f"the store holds {len(names)} snapshots of {service}, the newest is {names[0]}"
+        LOG.warning("no cluster record in Consul, but %s: this node founds nothing", why)
+        return replace(file, may_found=False, why_not_found=f"{why}; founding anew needs a person")
+    return replace(file, may_found=True, why_not_found="")
+
+
+def _give_to_mysqld(node: Node) -> None:
+    """Started by root, mysqld runs as MYSQLD_USER and owns its data; otherwise it runs as we do."""
+    if os.geteuid() != 0:
+        return
+    try:
+        account = pwd.getpwnam(node.settings.mysql_user_os)
+    except KeyError:
+        raise ConfigError(f"MYSQLD_USER: there is no OS user {node.settings.mysql_user_os}") from None
+    datadir = node.settings.mysql_datadir
+    for path in (datadir, *datadir.rglob("*"), node.settings.run_dir):
+        found = path.lstat()
+        if (found.st_uid, found.st_gid) != (account.pw_uid, account.pw_gid):
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

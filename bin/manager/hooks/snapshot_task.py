@@ -1,0 +1,92 @@
+"""`snapshot_task`: take a snapshot if one is due and it is this node's turn (SPEC 3)."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from manager.decide.snapshot import Due, due
+from manager.discovery.cluster import ClusterView
+from manager.discovery.record import SnapshotRecord
+from manager.errors import Busy, LockHeld, SnapshotError
+from manager.gtid import GtidSet
+from manager.mysql.state import ServerState, read_state
+from manager.node import Node
+from manager.snapshot.manifest import Manifest
+from manager.snapshot.naming import snapshot_name
+from manager.snapshot.take import take
+
+LOG = logging.getLogger(__name__)
+
+
+def run(node: Node) -> int:
+    """Return 0 when nothing is due or the snapshot is complete and recorded; an AutopilotError otherwise."""
+    file = node.file()
+    if file is None or not file.ready:
+        LOG.debug("not part of the cluster yet: no snapshot")
+        return 0
+    cluster, server, verdict = _look(node)
+    if not verdict.take:
+        LOG.debug("no snapshot: %s", verdict.reason)
+        return 0
+    try:
+        with node.alone("snapshot"), node.discovery.backup_lock() as lock:
+            cluster, server, verdict = _look(node)
+            if not verdict.take or cluster.record is None:
+                LOG.info("no snapshot: %s", verdict.reason)
+                return 0
+            LOG.info("taking a snapshot: %s", verdict.reason)
+            with node.local(timeout=5.0) as conn:
+                manifest = take(
+                    node.settings,
+                    conn,
+                    node.store,
+                    cluster_id=cluster.record.id,
+                    name=snapshot_name(node.settings, time.time()),
+                )
+            _refuse_unusable(node, manifest)
+            node.discovery.record_snapshot(_record(node, manifest), lock)
+            LOG.info("snapshot %s is complete: %d bytes", manifest.id, manifest.size)
+    except (Busy, LockHeld) as other:
+        LOG.info("no snapshot: %s", other)
+    return 0
+
+
+def _look(node: Node) -> tuple[ClusterView, ServerState, Due]:
+    settings = node.settings
+    cluster = node.discovery.view()
+    with node.local() as conn:
+        server = read_state(conn)
+    verdict = due(
+        cluster,
+        server,
+        name=node.name,
+        session=cluster.sessions.get(node.name),
+        snapshot_node=settings.snapshot_node,
+        ttl=settings.backup_ttl,
+        now=time.time(),
+    )
+    return cluster, server, verdict
+
+
+def _refuse_unusable(node: Node, manifest: Manifest) -> None:
+    """A snapshot counts only if a new node could follow from it (SPEC 6, Holes)."""
+    with node.local() as conn:
+        server = read_state(conn)
+    taken = GtidSet.parse(manifest.gtid)
+    if not taken <= server.executed or not server.purged <= taken:
+        raise SnapshotError(f"snapshot {manifest.id} is not usable: its GTID set does not fit this server's")
+
+
+def _record(node: Node, manifest: Manifest) -> SnapshotRecord:
+    return SnapshotRecord(
+        id=manifest.id,
+        path=manifest.path,
+        cluster_id=manifest.cluster_id,
+        gtid=manifest.gtid,
+        size=manifest.size,
+        sha256=manifest.sha256,
+        server_version=manifest.server_version,
+        at=manifest.at,
+        binlog=manifest.binlog or "",
+    )

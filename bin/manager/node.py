@@ -1,0 +1,83 @@
+"""The node that a hook works for: its settings, its server, Consul and the store, handed to each hook."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from functools import cached_property
+
+from manager import nodefile
+from manager.discovery.discovery import Discovery
+from manager.errors import Busy
+from manager.mysql import connection
+from manager.mysql.connection import Connection
+from manager.settings import Settings
+from manager.storage import Store, open_store
+from manager.waiting import Deadline, poll_until
+
+
+class Node:
+    """One mysqld with its hooks and its pilot (SPEC 1)."""
+
+    def __init__(self, settings: Settings, *, timeout: float = 2.0) -> None:
+        """`timeout` bounds each call to Consul, in seconds."""
+        self.settings = settings
+        self.name = settings.node_name
+        self.title = settings.node_title
+        self.address = settings.node_address
+        self.port = settings.mysql_port
+        self.discovery = Discovery(settings, timeout=timeout)
+
+    @cached_property
+    def store(self) -> Store:
+        """The snapshot store; made only by hooks that use it, so that a broken store harms no other (G4)."""
+        return open_store(self.settings)
+
+    def local(self, *, timeout: float = 1.0) -> Connection:
+        """A connection to this node's own server over its socket; see `connection.local` for the errors."""
+        return connection.local(self.settings, timeout=timeout)
+
+    def remote(self, address: str, port: int, *, timeout: float = 1.0) -> Connection:
+        """A connection to another node's server as MYSQL_REPL_USER; errors as of `connection.remote`."""
+        return connection.remote(self.settings, address, port, timeout=timeout)
+
+    def file(self) -> nodefile.NodeFile | None:
+        """The durable facts about this node's data directory, None before pre_start has made it."""
+        return nodefile.read(self.settings.mysql_datadir)
+
+    def write_file(self, content: nodefile.NodeFile) -> None:
+        """Replace the durable facts about this node's data directory."""
+        nodefile.write(self.settings.mysql_datadir, content)
+
+    @contextlib.contextmanager
+    def alone(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
+        """Keep two processes of this node from doing `what` at once (flock).
+
+        Raises Busy if another one still does it after `wait` seconds. The lock goes with the process.
+        """
+        self.settings.run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(
+            self.settings.run_dir / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            if not poll_until(lambda: _locked(descriptor), Deadline(wait)):
+                raise Busy(f"another {what} of this node is running")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def kill_server(self) -> None:
+        """SIGKILL this node's mysqld: the fence when it cannot be closed in time (SPEC 7)."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            os.kill(int(self.settings.pid_file.read_text()), signal.SIGKILL)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

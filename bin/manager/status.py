@@ -1,0 +1,127 @@
+"""`status`: the cluster as a table or as JSON, from any node or any host that reaches Consul."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manager.discovery.cluster import ClusterView, Instance
+from manager.gtid import GtidSet
+from manager.mysql.state import ServerState
+from manager.node import Node
+from manager.view import Peer, read_peers
+
+COLUMNS = ("node", "role", "address", "healthy", "replication", "lag_s", "transactions", "errant")
+
+
+def run(node: Node, *, as_json: bool) -> int:
+    """Print the cluster; exit code 0 if there is a healthy primary, 1 if not."""
+    cluster = node.discovery.view()
+    report = describe(cluster, read_peers(node, cluster, others_only=False), now=time.time())
+    print(json.dumps(report, indent=2) if as_json else as_text(report))
+    return 0 if any(n["role"] == "primary" and n["healthy"] for n in report["nodes"]) else 1
+
+
+def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict[str, Any]:
+    """Return the report as plain values: `cluster`, `nodes`, `last_snapshot`. Pure."""
+    record = cluster.record
+    primary = next(
+        (p.state for p in peers if record and p.state and p.state.server_uuid == record.primary), None
+    )
+    return {
+        "cluster": None
+        if record is None
+        else {
+            "id": record.id,
+            "state": record.state,
+            "durability": record.durability,
+            "epoch": record.epoch,
+            "version": record.version,
+            "primary": record.primary_name,
+            "reason": record.reason,
+            "lock_held": cluster.lock_session is not None,
+        },
+        "nodes": [_node(cluster, peer, primary) for peer in sorted(peers, key=lambda p: p.name)],
+        "last_snapshot": _snapshot(cluster, now),
+    }
+
+
+def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict[str, Any]:
+    state, record = peer.state, cluster.record
+    services: dict[str, Instance] = {
+        i.service: i for i in cluster.of("primary") + cluster.of("replica") if i.name == peer.name
+    }
+    role = next((name for name in ("primary", "replica") if name in services), "unassigned")
+    source = state.replication if state else None
+    errant = (state.executed - primary.executed) if state and primary else GtidSet.parse("")
+    is_primary = record is not None and state is not None and state.server_uuid == record.primary
+    return {
+        "node": f"mysql-{peer.name}",
+        "role": role,
+        "address": f"{peer.address}:{peer.port}",
+        "healthy": role != "unassigned" and services[role].passing,
+        "note": services[role].note if role in services else "",
+        "answers": state is not None,
+        "error": peer.error,
+        "server_uuid": state.server_uuid if state else None,
+        "version": state.version if state else None,
+        "open": "writes" if state and state.serves else "reads" if state and not state.offline_mode else "no",
+        "replication": _replication(source, is_primary=is_primary),
+        "lag_s": source.lag if source else None,
+        "gtid_executed": str(state.executed) if state else None,
+        "transactions": state.executed.count if state else None,
+        "errant": 0 if is_primary else errant.count,
+        "errant_gtids": "" if is_primary else str(errant),
+    }
+
+
+def _replication(source: Any, *, is_primary: bool) -> str:
+    if is_primary or source is None:
+        return "-"
+    if source.io_running == "Yes" and source.sql_running:
+        return "running"
+    problem = source.sql_error or source.io_error
+    threads = f"io {source.io_running.lower()}, sql {'yes' if source.sql_running else 'no'}"
+    return f"{threads}: {problem}" if problem else threads
+
+
+def _snapshot(cluster: ClusterView, now: float) -> dict[str, Any] | None:
+    last = cluster.last_snapshot
+    if last is None:
+        return None
+    return {"id": last.id, "size_bytes": last.size, "age_s": round(now - last.at), "gtid": last.gtid}
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """Return the report as people read it. Pure."""
+    rows = [COLUMNS, *(tuple(_cell(n[c]) for c in COLUMNS) for n in report["nodes"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    table = "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+    notes = [f"{n['node']}: {n['note'] or n['error']}" for n in report["nodes"] if not n["healthy"]]
+    return "\n".join([_headline(report["cluster"]), table, *notes, _snapshot_line(report["last_snapshot"])])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def _headline(cluster: Mapping[str, Any] | None) -> str:
+    if cluster is None:
+        return "no cluster record in Consul"
+    held = "" if cluster["lock_held"] else ", PRIMARY_KEY is free"
+    return (
+        f"cluster {cluster['id']} ({cluster['state']}, {cluster['durability']}): "
+        f"{cluster['primary']} is the primary of epoch {cluster['epoch']}{held}"
+    )
+
+
+def _snapshot_line(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return "no snapshot yet"
+    return f"last snapshot: {last['id']}, {last['size_bytes']} bytes, {last['age_s']} s old"
