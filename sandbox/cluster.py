@@ -1,0 +1,260 @@
+"""A real self-operating cluster on one host: Consul, S3 and nodes, each with an address and a directory.
+
+The cluster's state is on disk, so a second process (sandbox/ctl) can act on a running cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sandbox import marked, servers
+from sandbox.health import Catalogue, Endpoint
+from sandbox.node import Node
+from sandbox.packages import ROOT, Packages, ensure
+from sandbox.processes import answers, wait_for
+
+BUCKET = "backups"
+STATE_FILE = "cluster.json"
+DATABASE = "app"
+
+
+class SandboxError(Exception):
+    """What was asked for cannot be done; one line that says why."""
+
+
+def default_directory() -> Path:
+    """Return $AUTOPILOT_SANDBOX, or this user's own directory under /tmp, which mysqld can reach as well."""
+    return Path(os.environ.get("AUTOPILOT_SANDBOX", f"/tmp/autopilot-sandbox-{os.getuid()}")).absolute()
+
+
+class Cluster:
+    """Nodes on `subnet`.11, .12, ... with Consul on .1 and S3 on .2."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        service_name: str = "mysql",
+        subnet: str = "127.0.33",
+        env: Mapping[str, str] | None = None,
+        beside: Cluster | None = None,
+        packages: Packages | None = None,
+    ) -> None:
+        """`env` is added to every node's environment; `beside` lends its Consul and S3 servers."""
+        self.directory = directory
+        self.packages = packages or ensure()
+        self._state: dict[str, Any] = {
+            "service_name": service_name,
+            "subnet": subnet,
+            "servers": beside.servers if beside else subnet,
+            "env": dict(env or {}),
+            "secrets": beside.secrets if beside else _new_secrets(),
+            "nodes": [],
+        }
+
+    @classmethod
+    def open(cls, directory: Path) -> Cluster:
+        """Return the cluster that was made in `directory`; SandboxError if there is none."""
+        try:
+            state = json.loads((directory / STATE_FILE).read_text())
+        except FileNotFoundError:
+            raise SandboxError(f"there is no cluster in {directory}") from None
+        cluster = cls(directory)
+        cluster._state = state
+        return cluster
+
+    # --- What it is made of ---------------------------------------------------------------------
+
+    @property
+    def service_name(self) -> str:
+        """The cluster's SERVICE_NAME."""
+        return str(self._state["service_name"])
+
+    @property
+    def servers(self) -> str:
+        """The subnet on which Consul and S3 are."""
+        return str(self._state["servers"])
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The generated passwords and keys, by the name of their variable."""
+        return dict(self._state["secrets"])
+
+    @property
+    def consul_address(self) -> str:
+        """Where the Consul server is."""
+        return f"{self.servers}.1"
+
+    @property
+    def s3_endpoint(self) -> str:
+        """The S3 server's URL."""
+        return f"http://{self.servers}.2:8333"
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What Consul knows of this cluster."""
+        return Catalogue(self.consul_address, self.service_name)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes, running or not, in the order in which they were added."""
+        return [self.node(name) for name in self._state["nodes"]]
+
+    def node(self, name: str) -> Node:
+        """The node of that name; SandboxError if there is none."""
+        if name not in self._state["nodes"]:
+            raise SandboxError(
+                f"there is no node {name!r}; there are {', '.join(self._state['nodes']) or 'none'}"
+            )
+        address = f"{self._state['subnet']}.{10 + int(name.removeprefix('node-'))}"
+        return Node(
+            name=name,
+            address=address,
+            directory=self.directory / name,
+            packages=self.packages,
+            shared_env=self.env,
+        )
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that all nodes share."""
+        path = [self.packages.venv_bin, self.packages.consul.parent, self.packages.mysql_bindir]
+        return {
+            "PATH": ":".join(
+                [*map(str, path), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+            ),
+            "HOME": os.environ.get("HOME", "/"),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "SERVICE_NAME": self.service_name,
+            "CONSUL": self.consul_address,
+            "LOG_LEVEL": "INFO",
+            "MYSQL_USER": "app",
+            "MYSQL_DATABASE": DATABASE,
+            "MYSQL_REPL_USER": "repl",
+            "MYSQL_BINDIR": str(self.packages.mysql_bindir),
+            "MYSQLD_USER": servers.server_user(),
+            "INNODB_BUFFER_POOL_SIZE": "64M",
+            "BACKUP_DRIVER": "s3",
+            "AWS_BUCKET": BUCKET,
+            "AWS_ENDPOINT_URL": self.s3_endpoint,
+            **self.secrets,
+            **self._state["env"],
+        }
+
+    # --- Acting ---------------------------------------------------------------------------------
+
+    def up(self, nodes: int = 3) -> list[Node]:
+        """Start the servers and that many nodes at once, and return the nodes without waiting for them."""
+        if (self.directory / STATE_FILE).exists():
+            raise SandboxError(
+                f"there is a cluster in {self.directory} already; `sandbox/ctl down` removes it"
+            )
+        if self.servers == self._state["subnet"] and answers(self.consul_address, 8500):
+            raise SandboxError(f"{self.consul_address}:8500 is in use already; choose another subnet")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.directory.stat().st_uid != os.getuid():
+            raise SandboxError(f"{self.directory} belongs to another user; set AUTOPILOT_SANDBOX")
+        self.directory.chmod(0o755)
+        self._save()
+        if self.servers == self._state["subnet"]:
+            self.start_consul()
+            self.start_s3()
+            self._wait_for_servers()
+        return [self.add_node() for _ in range(nodes)]
+
+    def start_consul(self) -> None:
+        """Start the Consul server; it finds its data again after a kill."""
+        directory = self.directory / "consul"
+        config = {
+            "server": True,
+            "bootstrap_expect": 1,
+            "node_name": "consul",
+            "data_dir": str(directory / "data"),
+        }
+        command = servers.consul_command(self.packages, directory, address=self.consul_address, config=config)
+        marked.start_marked(directory, command, env=os.environ, log=directory / "consul.log")
+
+    def start_s3(self) -> None:
+        """Start the S3 server; it finds its data again after a kill."""
+        directory = self.directory / "s3"
+        keys = (self.secrets["AWS_ACCESS_KEY"], self.secrets["AWS_SECRET_ACCESS_KEY"])
+        command = servers.s3_command(self.packages, directory, f"{self.servers}.2", (BUCKET,), *keys)
+        marked.start_marked(directory, command, env=os.environ, log=directory / "s3.log")
+
+    def _wait_for_servers(self) -> None:
+        if not wait_for(lambda: servers.consul_ready(self.consul_address), 60.0):
+            raise SandboxError(f"Consul did not start; see {self.directory / 'consul' / 'consul.log'}")
+        if not wait_for(lambda: servers.s3_ready(f"{self.servers}.2", (BUCKET,)), 60.0):
+            raise SandboxError(f"the S3 server did not start; see {self.directory / 's3' / 's3.log'}")
+
+    def add_node(self) -> Node:
+        """Add the next node and start it; does not wait for it."""
+        self._state["last"] = self._state.get("last", 0) + 1
+        name = f"node-{self._state['last']}"
+        self._state["nodes"].append(name)
+        self._save()
+        node = self.node(name)
+        node.start()
+        return node
+
+    def remove_node(self, name: str) -> None:
+        """Stop a node, take it out of Consul and delete its directory."""
+        node = self.node(name)
+        node.stop()
+        self.catalogue.force_leave(f"{self.service_name}-{name}")
+        shutil.rmtree(node.directory)
+        self._state["nodes"].remove(name)
+        self._save()
+
+    def status(self, *options: str) -> str:
+        """Return what `manage.py status` prints; SandboxError with its error line if it fails."""
+        directory = self.directory / "client"
+        env = {**self.env, "NODE_NAME": "client", "NODE_ADDRESS": "127.0.0.1", "CONSUL_AGENT": "no"}
+        env["RUN_DIR"] = str(directory)
+        command = [str(self.packages.python), str(ROOT / "bin" / "manage.py"), "status", *options]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise SandboxError((done.stderr.strip().splitlines() or ["manage.py status failed"])[-1])
+        return done.stdout
+
+    def wait_primary(self, seconds: float, *, other_than: str | None = None) -> Endpoint:
+        """Return the healthy primary once there is one; SandboxError if there is none in time."""
+
+        def found() -> bool:
+            primary = self.catalogue.primary
+            return primary is not None and primary.node != other_than
+
+        if not wait_for(found, seconds, 0.1) or (primary := self.catalogue.primary) is None:
+            raise SandboxError(
+                f"no healthy primary within {seconds:.0f} s; see {self.directory}/node-*/node.log"
+            )
+        return primary
+
+    def down(self) -> None:
+        """End every process of the cluster and remove its directory; fine if there is nothing."""
+        marked.kill(self.directory)
+        if (self.directory / STATE_FILE).exists():
+            for entry in self.directory.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self.directory.rmdir()
+
+    def _save(self) -> None:
+        file = self.directory / STATE_FILE
+        new = file.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(self._state, indent=2))
+        new.replace(file)
+
+
+def _new_secrets() -> dict[str, str]:
+    names = ("MYSQL_PASSWORD", "MYSQL_REPL_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+    return {**{name: secrets.token_urlsafe(18) for name in names}, "AWS_ACCESS_KEY": "sandbox"}

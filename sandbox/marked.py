@@ -1,0 +1,88 @@
+"""All processes of one node, whatever became of their parents: found by a variable in their environment.
+
+A child inherits the marker before it can run anything, so a process that a hook detached is found as
+well, and so is mysqld under another user. It works the same way for root and for an ordinary user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sandbox.processes import wait_for
+
+MARKER = "AUTOPILOT_NODE_DIR"
+
+
+def start_marked(directory: Path, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+    """Start a command in a session of its own, as nobody's child, marked with `directory`."""
+    with open(log, "ab") as output:
+        subprocess.run(
+            ["setsid", "--fork", *command],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            env={**env, MARKER: str(directory)},
+        )
+
+
+def processes(directory: Path) -> set[int]:
+    """Return the ids of all processes marked with `directory` or one below it; zombies are not counted."""
+    exact = f"{MARKER}={directory}".encode()
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            for value in _environment(entry):
+                if value == exact or value.startswith(exact + b"/"):
+                    found.add(int(entry))
+    return found
+
+
+def _environment(pid: str) -> list[bytes]:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read().split(b"\0")
+    return []
+
+
+def send(directory: Path, number: int) -> None:
+    """Send a signal to every process as it is found."""
+    for pid in processes(directory):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def kill(directory: Path) -> None:
+    """SIGKILL for all of them, and wait until none is left; TimeoutError after 30 s.
+
+    They are stopped first, so that none of them can start another one or see another one die.
+    """
+    freeze(directory)
+
+    def gone() -> bool:
+        send(directory, signal.SIGKILL)
+        return not processes(directory)
+
+    if not wait_for(gone, 30.0, interval=0.01):
+        raise TimeoutError(f"processes of {directory} survive SIGKILL: {sorted(processes(directory))}")
+
+
+def freeze(directory: Path) -> None:
+    """SIGSTOP for all of them, until all are stopped."""
+    seen: set[int] = set()
+    while True:
+        found = processes(directory)
+        if found <= seen:
+            return
+        send(directory, signal.SIGSTOP)
+        seen |= found
+
+
+def thaw(directory: Path) -> None:
+    """SIGCONT for all of them."""
+    send(directory, signal.SIGCONT)

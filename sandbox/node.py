@@ -1,0 +1,130 @@
+"""One node of a sandbox cluster: its directory, its processes, and what can be done to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pymysql
+
+from sandbox import marked, servers
+from sandbox.packages import ROOT, Packages
+from sandbox.processes import wait_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node that runs, is frozen, or is down; nothing of its state is in this object."""
+
+    name: str
+    address: str
+    directory: Path
+    packages: Packages
+    shared_env: Mapping[str, str]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of this node's pilot and hooks."""
+        return {
+            **self.shared_env,
+            "NODE_NAME": self.name,
+            "NODE_ADDRESS": self.address,
+            "CONSUL_AGENT": "1",
+            "CONSUL_CLIENT_ADDRESS": self.address,
+            "MYSQL_DATADIR": str(self.directory / "data"),
+            "RUN_DIR": str(self.directory / "run"),
+            "MYSQL_CONF": str(self.directory / "my.cnf"),
+            "MYSQL_CONF_DIR": str(self.directory / "conf.d"),
+            "SCRATCH_DIR": str(self.directory / "scratch"),
+        }
+
+    @property
+    def log(self) -> Path:
+        """What the node's programs and hooks printed, since it was added."""
+        return self.directory / "node.log"
+
+    @property
+    def socket(self) -> Path:
+        """mysqld's socket."""
+        return self.directory / "run" / "mysqld.sock"
+
+    @property
+    def running(self) -> bool:
+        """True if any process of the node exists."""
+        return bool(marked.processes(self.directory))
+
+    def start(self) -> None:
+        """Start the pilot, on the node's old data if it has some; does not wait for it."""
+        self._prepare()
+        command = [str(self.packages.python), str(ROOT / "bin" / "pilot.py")]
+        marked.start_marked(self.directory, command, env=self.env, log=self.log)
+
+    def _prepare(self) -> None:
+        """Make the directories, and tell mysqld where its own files are in the cache."""
+        for name in ("data", "run", "scratch", "conf.d"):
+            directory = self.directory / name
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                if os.getuid() == 0 and name != "conf.d":
+                    shutil.chown(directory, servers.server_user())
+        lines = [option.removeprefix("--") for option in servers.mysql_options(self.packages)]
+        (self.directory / "conf.d" / "sandbox.cnf").write_text("\n".join(["[mysqld]", *lines, ""]))
+
+    def kill(self) -> None:
+        """SIGKILL for all of its processes: the container killed, the host gone."""
+        marked.kill(self.directory)
+
+    def freeze(self) -> None:
+        """SIGSTOP for all of its processes."""
+        marked.freeze(self.directory)
+
+    def thaw(self) -> None:
+        """SIGCONT for all of its processes."""
+        marked.thaw(self.directory)
+
+    def stop(self, seconds: float = 75.0) -> None:
+        """SIGTERM to its supervisord, as `docker stop` does; what is left after `seconds` is killed."""
+        self.thaw()
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pid = int((self.directory / "run" / "supervisord.pid").read_text())
+            if pid in marked.processes(self.directory):
+                os.kill(pid, signal.SIGTERM)
+                wait_for(lambda: pid not in marked.processes(self.directory), seconds)
+        self.kill()
+
+    def logs(self) -> str:
+        """What the node has printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def mysql(self, sql: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Run one statement over the node's socket with the hooks' account; pymysql's errors as they are."""
+        with (
+            pymysql.connect(
+                unix_socket=str(self.socket),
+                user="autopilot",
+                autocommit=True,
+                connect_timeout=5,
+                read_timeout=30,
+                write_timeout=30,
+                cursorclass=pymysql.cursors.DictCursor,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(sql, args or None)
+            return list(cursor.fetchall())
+
+    def mysql_command(self, *options: str) -> list[str]:
+        """The command line of an interactive client on this node."""
+        return [
+            str(self.packages.mysql_bindir / "mysql"),
+            "--no-defaults",
+            f"--socket={self.socket}",
+            "--user=autopilot",
+            *options,
+        ]

@@ -1,0 +1,371 @@
+"""Plain single servers for tests: mysqld, Consul and S3, each on an address of its own.
+
+Every function is a context manager that yields a running server and ends it. All of 127.0.0.0/8 exists
+without configuration, so servers on different addresses keep their usual ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.packages import Packages
+from sandbox.processes import Process, ServerFailed, answers
+
+GOSSIP = {
+    "probe_interval": "500ms",
+    "probe_timeout": "250ms",
+    "suspicion_mult": 2,
+    "gossip_interval": "100ms",
+}
+
+
+def server_user() -> str:
+    """Return the OS user that runs mysqld: ourselves, or where we are root, $MYSQLD_USER or nobody."""
+    if os.getuid() == 0:
+        return os.environ.get("MYSQLD_USER", "nobody")
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+# --- MySQL --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mysql:
+    """A running mysqld; root@localhost has no password over the socket."""
+
+    process: Process
+    address: str
+    port: int
+    datadir: Path
+    socket: Path
+
+
+def mysql_options(packages: Packages) -> list[str]:
+    """The options that tell mysqld where its own files are in the cache."""
+    return [
+        f"--basedir={packages.mysql}",
+        f"--lc-messages-dir={packages.mysql_messages}",
+        f"--character-sets-dir={packages.mysql_messages / 'charsets'}",
+        f"--plugin-dir={packages.mysql_plugins}",
+        "--secure-file-priv=NULL",
+    ]
+
+
+def initialised_datadir(packages: Packages, datadir: Path) -> None:
+    """Fill `datadir`, which must not exist, with a copy of a database that has never run.
+
+    The original is made once and kept in the cache. Each copy gets a server_uuid of its own at its start.
+    """
+    template = packages.cache / f"datadir-{os.getuid()}"
+    with open(packages.cache / ".datadir-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not template.exists():
+            new = template.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            _own(new)
+            command = [str(packages.mysql_bindir / "mysqld"), "--no-defaults", "--initialize-insecure"]
+            command += [f"--user={server_user()}", f"--datadir={new}", "--innodb-redo-log-capacity=8M"]
+            done = subprocess.run(
+                [*command, *mysql_options(packages)], check=False, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise ServerFailed(
+                    f"mysqld --initialize-insecure failed: {done.stderr.strip().splitlines()[-1]}"
+                )
+            (new / "auto.cnf").unlink()
+            new.rename(template)
+    datadir.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", str(template), str(datadir)], check=True)
+
+
+def _own(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    if os.getuid() == 0:
+        shutil.chown(directory, server_user())
+
+
+@contextlib.contextmanager
+def mysqld(
+    packages: Packages, directory: Path, *, address: str, port: int = 3306, options: Sequence[str] = ()
+) -> Iterator[Mysql]:
+    """Run mysqld on a fresh (or, at a second call, its own old) datadir in `directory`.
+
+    `options` are added to the command line. `directory` must be reachable by the server's OS user.
+    """
+    datadir = directory / "data"
+    run = directory / "run"
+    if not datadir.exists():
+        initialised_datadir(packages, datadir)
+    if not run.exists():
+        _own(run)
+    command = [str(packages.mysql_bindir / "mysqld"), "--no-defaults", f"--user={server_user()}"]
+    command += [*mysql_options(packages), f"--datadir={datadir}", f"--socket={run / 'mysqld.sock'}"]
+    command += [
+        f"--pid-file={run / 'mysqld.pid'}",
+        f"--bind-address={address}",
+        f"--port={port}",
+        "--mysqlx=OFF",
+    ]
+    command += [
+        "--skip-name-resolve",
+        "--innodb-redo-log-capacity=8M",
+        "--innodb-buffer-pool-size=32M",
+        *options,
+    ]
+    with running_mysqld(command, directory / "mysqld.log", run / "mysqld.sock") as process:
+        yield Mysql(process, address, port, datadir, run / "mysqld.sock")
+
+
+@contextlib.contextmanager
+def running_mysqld(command: Sequence[str], log: Path, socket_path: Path) -> Iterator[Process]:
+    """Run a mysqld command line of one's own; yields once the socket greets, ends it cleanly."""
+    process = Process(command, log=log)
+    try:
+        process.wait_ready(lambda: greets(socket_path), 60.0)
+        yield process
+    finally:
+        process.stop()
+
+
+def greets(socket_path: Path) -> bool:
+    """True if a MySQL server sends its greeting on this socket."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        connection.connect(str(socket_path))
+        return len(connection.recv(5)) == 5
+    return False
+
+
+# --- Consul -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Consul:
+    """A running Consul agent; a single server unless it was asked to join one."""
+
+    process: Process
+    address: str
+    port: int
+
+    def get(self, path: str) -> Any:
+        """Return the decoded answer to GET /v1/`path`."""
+        with urllib.request.urlopen(f"http://{self.address}:{self.port}/v1/{path}", timeout=5.0) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def consul_server(
+    packages: Packages,
+    directory: Path,
+    *,
+    address: str,
+    durable: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Iterator[Consul]:
+    """Run a single Consul server; yields once it has elected itself.
+
+    It keeps everything in memory unless it is `durable`: then a second call on the same directory finds
+    its data again. `config` is merged into the agent's configuration.
+    """
+    role = {"server": True, "bootstrap_expect": 1, "data_dir": str(directory / "consul")} if durable else {}
+    process = start_consul(
+        packages, directory, address=address, config={"node_name": "consul", **role, **(config or {})}
+    )
+    try:
+        yield Consul(process, address, 8500)
+    finally:
+        process.stop(10.0)
+
+
+@contextlib.contextmanager
+def consul_agent(
+    packages: Packages,
+    directory: Path,
+    *,
+    address: str,
+    server: str,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+) -> Iterator[Consul]:
+    """Run a Consul agent in client mode, joined to the server at the address `server`."""
+    role = {
+        "node_name": name,
+        "data_dir": str(directory / "consul"),
+        "retry_join": [server],
+        "retry_interval": "1s",
+    }
+    process = start_consul(packages, directory, address=address, config={**role, **(config or {})})
+    try:
+        yield Consul(process, address, 8500)
+    finally:
+        process.stop(10.0)
+
+
+def start_consul(packages: Packages, directory: Path, *, address: str, config: Mapping[str, Any]) -> Process:
+    """Start an agent and return its process once its cluster has a leader; ServerFailed after 30 s."""
+    command = consul_command(packages, directory, address=address, config=config)
+    process = Process(command, log=directory / "consul.log")
+    process.wait_ready(lambda: consul_ready(address), 30.0)
+    return process
+
+
+def consul_command(
+    packages: Packages, directory: Path, *, address: str, config: Mapping[str, Any]
+) -> list[str]:
+    """Write an agent's configuration and return its command line.
+
+    Without a `data_dir` it is a server that keeps everything in memory.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {
+        "bind_addr": address,
+        "client_addr": address,
+        "disable_update_check": True,
+        "performance": {"raft_multiplier": 1},
+        "gossip_lan": GOSSIP,
+        "log_level": "INFO",
+        **config,
+    }
+    file = directory / "consul.json"
+    file.write_text(json.dumps(settings, indent=2))
+    command = [str(packages.consul), "agent", f"-config-file={file}"]
+    return command if "data_dir" in settings else [*command, "-dev"]
+
+
+def consul_ready(address: str) -> bool:
+    """True if the agent there knows a leader."""
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://{address}:8500/v1/status/leader", timeout=2.0) as answer,
+    ):
+        return bool(json.load(answer))
+    return False
+
+
+# --- S3 -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running S3 server with buckets, and one identity that may use them."""
+
+    process: Process
+    endpoint: str
+    access_key: str
+    secret_key: str
+    buckets: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def s3_server(
+    packages: Packages,
+    directory: Path,
+    *,
+    address: str,
+    buckets: Sequence[str] = ("backups",),
+    access_key: str = "sandbox",
+    secret_key: str = "sandbox-secret",
+) -> Iterator[S3]:
+    """Run SeaweedFS with the given buckets; other buckets and keys are refused."""
+    process = start_s3(packages, directory, address, tuple(buckets), access_key, secret_key)
+    try:
+        yield S3(process, f"http://{address}:8333", access_key, secret_key, tuple(buckets))
+    finally:
+        process.kill()
+
+
+def start_s3(
+    packages: Packages,
+    directory: Path,
+    address: str,
+    buckets: tuple[str, ...],
+    access_key: str,
+    secret_key: str,
+) -> Process:
+    """Start SeaweedFS and return its process once every bucket is there; ServerFailed after 60 s."""
+    command = s3_command(packages, directory, address, buckets, access_key, secret_key)
+    process = Process(command, log=directory / "s3.log")
+    process.wait_ready(lambda: s3_ready(address, buckets), 60.0)
+    return process
+
+
+def s3_command(
+    packages: Packages,
+    directory: Path,
+    address: str,
+    buckets: tuple[str, ...],
+    access_key: str,
+    secret_key: str,
+) -> list[str]:
+    """Write SeaweedFS's identities and return its command line."""
+    data = directory / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    actions = [f"{action}:{bucket}" for bucket in buckets for action in ("Read", "Write", "List")]
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    identities = {"identities": [{"name": "sandbox", "credentials": credentials, "actions": actions}]}
+    config = directory / "s3.json"
+    config.touch(mode=0o600)
+    config.write_text(json.dumps(identities))
+    # `weed mini` would insist on the same ports on 127.0.0.1, so that only one could run on a host.
+    command = [str(packages.weed), "-logtostderr=true", "server", f"-dir={data}", f"-ip={address}"]
+    command += [f"-ip.bind={address}", "-master.telemetry=false", "-master.port=9333", "-volume.port=9340"]
+    command += [
+        "-filer",
+        "-filer.port=8888",
+        "-s3",
+        "-s3.port=8333",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
+    command += _own_sockets(address)
+    return [*command, "-s3.autoCreateBucket=false", f"-s3.config={config}", "-master.volumeSizeLimitMB=1024"]
+
+
+def _own_sockets(address: str) -> list[str]:
+    """Options that keep two instances on one host apart.
+
+    Each part also listens on a socket /tmp/seaweedfs-PART-grpc-PORT.sock, whatever its address, and prefers
+    it to the network: with equal gRPC ports one instance talks to the other's parts (measured).
+    """
+    *_, third, fourth = (int(part) for part in address.split("."))
+    first = 10_000 + 4 * (third * 256 + fourth) % 20_000
+    parts = ("master", "volume", "filer", "s3")
+    options = [f"-{part}.port.grpc={first + number}" for number, part in enumerate(parts)]
+    return [
+        *options,
+        *(f"-{part}.localSocket=/tmp/seaweedfs-{part}-{address}.sock" for part in ("filer", "s3")),
+    ]
+
+
+def s3_ready(address: str, buckets: Sequence[str]) -> bool:
+    """Create missing buckets; True once all are there and the S3 port answers."""
+    return all(_bucket_exists(address, bucket) for bucket in buckets) and answers(address, 8333)
+
+
+def _bucket_exists(address: str, bucket: str) -> bool:
+    """Create the bucket through the filer, which is not part of the S3 service; True once it is there."""
+    return _status(f"http://{address}:8888/buckets/{bucket}/", method="POST") in (201, 409)
+
+
+def _status(url: str, method: str) -> int:
+    """Return the status of an answer; 0 if there was none."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=2.0) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

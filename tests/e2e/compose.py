@@ -1,0 +1,253 @@
+"""The compose project that the end-to-end tests run, and a client that finds its primary as users do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from pymysql.cursors import Cursor
+
+from containers.engine import compose_command
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "autopilot-e2e"
+LABEL = f"label=com.docker.compose.project={NAME}"
+SUBNET = os.environ.get("E2E_SUBNET", "198.18.40.0/24")
+LOG_FILE = ROOT / "build" / f"{NAME}.log"
+FILES = (ROOT / "local-compose.yml", ROOT / "tests" / "e2e" / "internal.yml")
+
+
+def say(text: str) -> None:
+    """Print one line of progress."""
+    print(f"e2e: {text}", file=sys.stderr, flush=True)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """Ask `condition` until it is true and return the seconds it took; AssertionError if too many."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > seconds:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.25)
+    took = time.monotonic() - start
+    say(f"{what}: {took:.1f} s")
+    return took
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A healthy member of a service in Consul."""
+
+    address: str
+    port: int
+
+
+@dataclass
+class Project:
+    """One compose project: its command line, its containers, and its Consul."""
+
+    directory: Path
+    images: Mapping[str, str]
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.settings = {
+            "MYSQL_USER": "app",
+            "MYSQL_PASSWORD": secrets.token_urlsafe(18),
+            "MYSQL_DATABASE": "shop",
+            "MYSQL_REPL_USER": "repl",
+            "MYSQL_REPL_PASSWORD": secrets.token_urlsafe(18),
+            "MYSQL_ROOT_PASSWORD": secrets.token_urlsafe(18),
+            "INNODB_BUFFER_POOL_SIZE": "128M",
+            "AWS_ACCESS_KEY": secrets.token_hex(10),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+            "AWS_BUCKET": "snapshots",
+            **self.settings,
+        }
+        self.write_settings()
+
+    @property
+    def env_file(self) -> Path:
+        """The file that users call `_env`."""
+        return self.directory / "_env"
+
+    def write_settings(self) -> None:
+        """Write the settings as they are now; `up` then makes the containers anew."""
+        self.env_file.touch(mode=0o600)
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
+
+    def compose(self, *words: str, timeout: float = 180.0) -> str:
+        """Run docker-compose on this project and return its output; AssertionError if it fails."""
+        command = [*compose_command(), "-p", NAME]
+        for file in FILES:
+            command += ["-f", str(file)]
+        environment = {
+            **os.environ,
+            **self.images,
+            "ENV_FILE": str(self.env_file),
+            "SUBNET": SUBNET,
+            "IMAGE": f"{NAME}-mysql",
+            "S3_IMAGE": f"{NAME}-s3",
+            "DOCKER_BUILDKIT": "0",
+            "COMPOSE_DOCKER_CLI_BUILD": "0",
+        }
+        return _output([*command, *words], timeout, environment)
+
+    def containers(self, service: str) -> list[str]:
+        """Return the ids of a service's running containers."""
+        of_service = f"label=com.docker.compose.service={service}"
+        command = ["docker", "ps", "--no-trunc", "--quiet", "--filter", LABEL, "--filter", of_service]
+        return _output(command).split()
+
+    def address(self, container: str) -> str:
+        """Return a running container's address, which this host reaches directly."""
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return _output(["docker", "inspect", "--format", form, container]).strip()
+
+    def container_at(self, address: str) -> str:
+        """Return the id of the node with that address."""
+        return next(each for each in self.containers("mysql") if self.address(each) == address)
+
+    def volumes(self, *, below: str = "/") -> set[str]:
+        """Return the names of the volumes that the project's containers have mounted below a directory."""
+        form = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{.Destination}}{{"\\n"}}{{end}}{{end}}'
+        ids = _output(["docker", "ps", "--all", "--quiet", "--filter", LABEL]).split()
+        if not ids:
+            return set()
+        mounts = [
+            line.split() for line in _output(["docker", "inspect", "--format", form, *ids]).splitlines()
+        ]
+        return {mount[0] for mount in mounts if mount and mount[1].startswith(below)}
+
+    def leftovers(self) -> list[str]:
+        """Return the ids of what this project still has: containers and networks."""
+        kinds = (("ps", "--all"), ("network", "ls"))
+        return [
+            each for kind in kinds for each in _output(["docker", *kind, "-q", "--filter", LABEL]).split()
+        ]
+
+    def manage(self, container: str, *words: str) -> str:
+        """Run `manage.py` in a node and return what it prints."""
+        return _output(["docker", "exec", container, "manage.py", *words])
+
+    def consul(self, path: str) -> Any:
+        """Return the JSON answer of Consul's HTTP API, or None where it has none now."""
+        servers = self.containers("consul")
+        if not servers:
+            return None
+        url = f"http://{self.address(servers[0])}:8500/v1/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return json.load(answer)
+        except (OSError, ValueError):
+            return None
+
+    def healthy(self, service: str) -> list[Instance]:
+        """Return the instances of a service whose checks all pass."""
+        found = self.consul(f"health/service/{service}?passing=1") or []
+        return [
+            Instance(entry["Service"]["Address"] or entry["Node"]["Address"], entry["Service"]["Port"])
+            for entry in found
+        ]
+
+    def primary(self) -> Instance | None:
+        """Return the healthy primary, if there is exactly one."""
+        found = self.healthy("mysql-primary")
+        return found[0] if len(found) == 1 else None
+
+    @contextlib.contextmanager
+    def client(self, instance: Instance) -> Iterator[Cursor]:
+        """A cursor of the application's user on one node."""
+        connection = pymysql.connect(
+            host=instance.address,
+            port=instance.port,
+            user=self.settings["MYSQL_USER"],
+            password=self.settings["MYSQL_PASSWORD"].encode(),
+            database=self.settings["MYSQL_DATABASE"],
+            connect_timeout=5,
+            read_timeout=10,
+            write_timeout=10,
+            autocommit=True,
+        )
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+
+    def write(self, notes: Iterable[str]) -> None:
+        """Insert one row for each note on the primary, each acknowledged before the next."""
+        primary = self.primary()
+        assert primary, "no healthy primary to write to"
+        with self.client(primary) as cursor:
+            cursor.execute("CREATE TABLE IF NOT EXISTS notes (note VARCHAR(64) PRIMARY KEY)")
+            for note in notes:
+                cursor.execute("INSERT INTO notes VALUES (%s)", (note,))
+
+    def read(self, instance: Instance) -> set[str] | None:
+        """Return every row's note on one node, or None while it has no such table or refuses us."""
+        try:
+            with self.client(instance) as cursor:
+                cursor.execute("SELECT note FROM notes")
+                return {row[0] for row in cursor.fetchall()}
+        except (pymysql.err.OperationalError, pymysql.err.ProgrammingError):
+            return None
+
+    def up_again(self, nodes: int) -> None:
+        """`up` after a change of the settings: version 1 keeps the number of nodes by itself."""
+        keeps = "version 1." in _output([*compose_command(), "version"])
+        self.compose("up", "-d", *([] if keeps else ["--scale", f"mysql={nodes}"]))
+
+    def kill(self, container: str) -> None:
+        """End a node as a host's loss would: SIGKILL, and no restart."""
+        say(f"docker kill {container[:12]}")
+        _output(["docker", "kill", container])
+
+    def keep_logs(self) -> None:
+        """Write what the containers printed to a file under build/, for whoever looks for a reason."""
+        LOG_FILE.parent.mkdir(exist_ok=True)
+        LOG_FILE.write_text(self.logs())
+        say(f"the containers' logs are in {LOG_FILE.relative_to(ROOT)}")
+
+    def logs(self) -> str:
+        """Return everything that the containers printed."""
+        return self.compose("logs", "--no-color")
+
+    def remove(self) -> None:
+        """Remove the containers, the network and the volumes, whatever state they are in."""
+        volumes = self.volumes()
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20", timeout=240)
+        # Version 1 forgets the volumes of containers that it has made anew.
+        forgotten = volumes & existing_volumes()
+        if forgotten:
+            _output(["docker", "volume", "rm", *forgotten])
+
+
+def existing_volumes() -> set[str]:
+    """Return the names of all of the engine's volumes."""
+    return set(_output(["docker", "volume", "ls", "--quiet"]).split())
+
+
+def _output(command: list[str], timeout: float = 60.0, environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
+    said = done.stderr.strip()[-2000:]
+    assert done.returncode == 0, f"{' '.join(command)} exited with {done.returncode}: {said}"
+    return done.stdout

@@ -1,0 +1,115 @@
+"""When to fail over and to whom: the table of SPEC 7, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from manager.decide.failover import Candidate, Watch, When, choose, when
+
+from tests.unit.worlds import A, B, C, closed, cluster, gtids, instances, peer, record, replica, row, server
+
+REPLICAS = (peer("node-2", replica()), peer("node-3", replica(C)))
+
+
+def ask(
+    primary: Any, *, held: bool, peers: Any = REPLICAS, watch: Watch | None = None, **changes: Any
+) -> tuple[When, str]:
+    look = cluster(lock_session="session-1" if held else None, instances=instances(None), **changes)
+    return when(look, (peer("node-1", primary), *peers), watch or Watch(), lease=10, holdoff=60)
+
+
+class TestWhen:
+    def test_held_and_serving_is_never_a_reason(self) -> None:
+        assert ask(server(), held=True) == (When.NOTHING, "node-1 holds PRIMARY_KEY and serves")
+
+    def test_held_and_closed_fails_over_after_a_moment(self) -> None:
+        fenced = closed(A, row=row(A, record(), opened=1))
+        assert ask(fenced, held=True)[0] is When.WAIT
+        assert ask(fenced, held=True, watch=Watch(closed=1.5))[0] is When.GO
+
+    def test_held_and_promoted_but_not_open_is_opened(self) -> None:
+        assert ask(closed(A, row=row(A, record(), opened=0)), held=True)[0] is When.FINISH
+
+    def test_held_without_an_answer_freezes_nothing(self) -> None:
+        verdict, reason = ask(None, held=True)
+        assert verdict is When.WAIT
+        assert "Consul has not ended its session" in reason
+
+    def test_free_and_serving_has_its_lease_to_take_it_again(self) -> None:
+        assert ask(server(), held=False, watch=Watch(free=9))[0] is When.WAIT
+        assert ask(server(), held=False, watch=Watch(free=10.1))[0] is When.HAND_OVER
+
+    def test_no_second_failover_within_the_holdoff_while_it_serves(self) -> None:
+        verdict, reason = ask(server(), held=False, watch=Watch(free=20, since_promotion=12))
+        assert verdict is When.NOTHING
+        assert "promoted 12 s ago" in reason
+
+    def test_free_and_closed_or_silent_fails_over_at_once(self) -> None:
+        assert ask(closed(A), held=False)[0] is When.GO
+        assert ask(None, held=False) == (When.GO, "node-1 does not answer and PRIMARY_KEY is free")
+
+    def test_a_record_from_the_past_promotes_nobody(self) -> None:
+        newer = record(epoch=2, version=9)
+        verdict, reason = ask(None, held=False, peers=(peer("node-2", replica(row=row(B, newer))),))
+        assert verdict is When.NOTHING
+        assert "node-2 has seen a newer one" in reason
+
+    def test_no_record_or_no_cluster_yet(self) -> None:
+        assert ask(None, held=False, record=None)[0] is When.NOTHING
+        assert ask(None, held=False, record=record(state="founding"))[0] is When.NOTHING
+
+
+def candidate(name: str, executed: str, **changes: Any) -> Candidate:
+    fields = {"drained": True, "priority": 100, "session": f"session of {name}", **changes}
+    return Candidate(name=name, uuid=name, executed=gtids(executed), **fields)
+
+
+class TestChoose:
+    def test_the_most_advanced(self) -> None:
+        choice = choose(record(), (candidate("n2", "A:1-8"), candidate("n3", "A:1-10")))
+        assert choice.chosen is not None
+        assert choice.chosen.name == "n3"
+        assert choice.catch_up_from is None
+
+    def test_then_priority_then_name(self) -> None:
+        even = (candidate("n3", "A:1-10"), candidate("n2", "A:1-10"), candidate("n4", "A:1-10", priority=200))
+        assert choose(record(), even).chosen == even[2]
+        assert choose(record(), even[:2]).chosen == even[1]
+
+    def test_one_survivor_of_two_nodes(self) -> None:
+        assert choose(record(), (candidate("n2", "A:1-3"),)).chosen is not None
+
+    def test_priority_zero_is_never_promoted_but_gives_what_it_has(self) -> None:
+        choice = choose(record(), (candidate("n2", "A:1-10", priority=0), candidate("n3", "A:1-7")))
+        assert choice.chosen is not None
+        assert choice.chosen.name == "n3"
+        assert choice.catch_up_from is not None
+        assert choice.catch_up_from.name == "n2"
+        assert choice.rejected == {"n2": "FAILOVER_PRIORITY is 0"}
+
+    def test_a_diverged_one_is_left_out(self) -> None:
+        choice = choose(record(), (candidate("n2", "A:1-10,C:1"), candidate("n3", "A:1-7")))
+        assert choice.chosen is not None
+        assert choice.chosen.name == "n3"
+        assert "never primary" in choice.rejected["n2"]
+
+    def test_an_earlier_primarys_transactions_are_no_errant_ones(self) -> None:
+        history = record(primaries=(C, A))
+        assert choose(history, (candidate("n2", "A:1-10,C:1-5"),)).chosen is not None
+
+    def test_what_the_founder_began_with_is_not_errant_either(self) -> None:
+        adopted = record(base=str(gtids("C:1-5")))
+        assert choose(adopted, (candidate("n2", "A:1-10,C:1-5"),)).chosen is not None
+        assert choose(adopted, (candidate("n2", "A:1-10,C:1-6"),)).chosen is None
+
+    def test_two_that_each_have_something_more_promote_nobody(self) -> None:
+        beside = record(primaries=(A, B))
+        choice = choose(beside, (candidate("n2", "A:1-10"), candidate("n3", "A:1-9,B:1")))
+        assert choice.chosen is None
+        assert "each have transactions" in choice.reason
+
+    def test_not_drained_or_without_a_session(self) -> None:
+        assert choose(record(), (candidate("n2", "A:1-10", drained=False),)).chosen is None
+        choice = choose(record(), (candidate("n2", "A:1-10", session=None),))
+        assert choice.chosen is None
+        assert "no live Consul session" in choice.rejected["n2"]
