@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test lint e2e
+.PHONY: demo demo-down test lint lock e2e
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -13,5 +13,24 @@ demo-down:
 	@sandbox/ctl down
 
 # --- Tests and checks -------------------------------------------------------------------------------
+
+# Unit tests, and integration tests against real servers on loopback; one file stays in one process, since
+# its tests share addresses. `make test ARGS=tests/unit` runs a part.
+test:
+	@$(VENV) -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint:
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
+
+# Pin what pyproject.toml asks for, with hashes: for the image, and with tests and sandbox.
+LOCK = build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet pip-tools
+	PIP_FIND_LINKS= $(LOCK) --output-file requirements.lock pyproject.toml
+	PIP_FIND_LINKS= $(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	rm -r build/lock
 
 # --- Containers -------------------------------------------------------------------------------------

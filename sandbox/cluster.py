@@ -63,11 +63,10 @@ class Cluster:
     def open(cls, directory: Path) -> Cluster:
         """Return the cluster that was made in `directory`; SandboxError if there is none."""
         try:
-            state = json.loads((directory / STATE_FILE).read_text())
+            cluster = cls(directory)
+            cluster._state = cluster._saved()
         except FileNotFoundError:
             raise SandboxError(f"there is no cluster in {directory}") from None
-        cluster = cls(directory)
-        cluster._state = state
         return cluster
 
     # --- What it is made of ---------------------------------------------------------------------
@@ -215,13 +214,13 @@ class Cluster:
         self._save()
 
     def status(self, *options: str) -> str:
-        """Return what `manage.py status` prints; SandboxError with its error line if it fails."""
+        """Return what `manage.py status` prints; SandboxError with its error line if it prints nothing."""
         directory = self.directory / "client"
         env = {**self.env, "NODE_NAME": "client", "NODE_ADDRESS": "127.0.0.1", "CONSUL_AGENT": "no"}
         env["RUN_DIR"] = str(directory)
         command = [str(self.packages.python), str(ROOT / "bin" / "manage.py"), "status", *options]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
+        if not done.stdout:
             raise SandboxError((done.stderr.strip().splitlines() or ["manage.py status failed"])[-1])
         return done.stdout
 
@@ -242,9 +241,14 @@ class Cluster:
         """End every process of the cluster and remove its directory; fine if there is nothing."""
         marked.kill(self.directory)
         if (self.directory / STATE_FILE).exists():
+            servers.remove_s3_sockets(f"{self._saved()['servers']}.2")
             for entry in self.directory.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self.directory.rmdir()
+
+    def _saved(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((self.directory / STATE_FILE).read_text())
+        return state
 
     def _save(self) -> None:
         file = self.directory / STATE_FILE

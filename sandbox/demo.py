@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import boto3
@@ -85,9 +86,8 @@ class Demo:
         )
         expected = set(list(self.writer.history.acknowledged)[:50])
         for replica in self.cluster.catalogue.replicas:
-            self._until(
-                lambda replica=replica: expected <= self._read(replica), 30.0, f"{replica.node} lacks rows"
-            )
+            check = partial(self._has_rows, replica, expected)
+            self._until(check, 30.0, f"{replica.node} lacks rows")
         self.say(
             f"{len(expected)} rows read on {', '.join(one.node for one in self.cluster.catalogue.replicas)}"
         )
@@ -126,8 +126,8 @@ class Demo:
         """SIGKILL for every process of the primary, under the writer."""
         victim = self.cluster.node(self._primary().node)
         self.say(f"SIGKILL for all processes of {victim.name}, the primary, while the client writes")
-        killed_at = time.monotonic()
         victim.kill()
+        killed_at = time.monotonic()
         primary = self.cluster.wait_primary(90.0, other_than=victim.name)
         history = self.writer.history
         self._until(
@@ -168,9 +168,10 @@ class Demo:
         primary = self._primary()
         present = self._read(primary)
         for replica in self.cluster.catalogue.replicas:
-            self._until(
-                lambda replica=replica: self._read(replica) == present, 30.0, f"{replica.node} differs"
-            )
+            check = partial(self._has_rows, replica, present)
+            self._until(check, 30.0, f"{replica.node} lacks rows")
+            if self._read(replica) != present:
+                raise SandboxError(f"{replica.node} has rows that the primary lacks")
         self.summary["rows_acknowledged"] = len(history.acknowledged)
         self.summary["rows_unknown"] = len(history.unknown)
         self.summary["rows_missing"] = len(history.missing(present))
@@ -196,6 +197,9 @@ class Demo:
             return self.writer.read(endpoint)
         except pymysql.MySQLError:
             return set()
+
+    def _has_rows(self, endpoint: Endpoint, rows: set[int]) -> bool:
+        return rows <= self._read(endpoint)
 
     def _until(self, condition: Callable[[], bool], seconds: float, complaint: str) -> None:
         if not wait_for(condition, seconds, 0.1):

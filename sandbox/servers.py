@@ -285,6 +285,7 @@ def s3_server(
         yield S3(process, f"http://{address}:8333", access_key, secret_key, tuple(buckets))
     finally:
         process.kill()
+        remove_s3_sockets(address)
 
 
 def start_s3(
@@ -340,14 +341,25 @@ def _own_sockets(address: str) -> list[str]:
     Each part also listens on a socket /tmp/seaweedfs-PART-grpc-PORT.sock, whatever its address, and prefers
     it to the network: with equal gRPC ports one instance talks to the other's parts (measured).
     """
-    *_, third, fourth = (int(part) for part in address.split("."))
-    first = 10_000 + 4 * (third * 256 + fourth) % 20_000
-    parts = ("master", "volume", "filer", "s3")
-    options = [f"-{part}.port.grpc={first + number}" for number, part in enumerate(parts)]
+    options = [f"-{part}.port.grpc={port}" for part, port in _grpc_ports(address).items()]
     return [
         *options,
         *(f"-{part}.localSocket=/tmp/seaweedfs-{part}-{address}.sock" for part in ("filer", "s3")),
     ]
+
+
+def _grpc_ports(address: str) -> dict[str, int]:
+    *_, third, fourth = (int(part) for part in address.split("."))
+    first = 10_000 + 4 * (third * 256 + fourth) % 20_000
+    return {part: first + number for number, part in enumerate(("master", "volume", "filer", "s3"))}
+
+
+def remove_s3_sockets(address: str) -> None:
+    """Remove what a killed SeaweedFS leaves in /tmp; another user could not start one there otherwise."""
+    names = [f"{part}-grpc-{port}" for part, port in _grpc_ports(address).items()]
+    for name in [*names, f"filer-{address}", f"s3-{address}"]:
+        with contextlib.suppress(OSError):
+            Path(f"/tmp/seaweedfs-{name}.sock").unlink()
 
 
 def s3_ready(address: str, buckets: Sequence[str]) -> bool:

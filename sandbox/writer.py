@@ -1,4 +1,4 @@
-"""A client that behaves as an application should: it finds the primary in Consul, and remembers what it was told.
+"""A client as an application should be: it finds the primary in Consul, and remembers what it was told.
 
 Every row has a number of its own that is never used twice. What became of it is one of three things:
 acknowledged (the server said so), failed (it certainly was not written), unknown (no answer).
@@ -29,8 +29,11 @@ class History:
     unknown: set[int] = field(default_factory=set)
 
     def gap(self, since: float) -> float | None:
-        """Seconds between the last acknowledgement before `since` and the first after it; None without both."""
-        times = sorted(self.acknowledged.values())
+        """The longest time without an acknowledgement, from the last one before `since` on, in seconds.
+
+        None if there was none before, or none after.
+        """
+        times = list(self.acknowledged.values())
         before = [moment for moment in times if moment <= since]
         after = [moment for moment in times if moment > since]
         if not before or not after:
@@ -56,7 +59,7 @@ class Writer:
         """`pause` is the time between two rows, in seconds."""
         self.history = History()
         self._catalogue = catalogue
-        self._login = {"user": user, "password": password.encode(), "database": database}
+        self._user, self._password, self._database = user, password, database
         self._pause = pause
         self._number = 0
         self._stopping = threading.Event()
@@ -129,5 +132,7 @@ class Writer:
             connect_timeout=1,
             read_timeout=2,
             write_timeout=2,
-            **self._login,  # type: ignore[arg-type]
+            user=self._user,
+            password=self._password.encode(),
+            database=self._database,
         )

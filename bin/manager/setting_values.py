@@ -129,8 +129,10 @@ def path(value: str) -> Path:
 
 
 def file(value: str) -> str:
-    """The absolute path of a file, as text."""
-    return str(path(value))
+    """The absolute path of a file that is there, as text."""
+    if not path(value).is_file():
+        raise ValueError(f"there is no file {value!r}")
+    return value
 
 
 def user(value: str) -> str:

@@ -11,7 +11,7 @@ from manager.discovery.cluster import ClusterView, Instance
 from manager.gtid import GtidSet
 from manager.mysql.state import ServerState
 from manager.node import Node
-from manager.view import Peer, read_peers
+from manager.view import Peer, read_peer, read_peers
 
 COLUMNS = ("node", "role", "address", "healthy", "replication", "lag_s", "transactions", "errant")
 
@@ -19,9 +19,17 @@ COLUMNS = ("node", "role", "address", "healthy", "replication", "lag_s", "transa
 def run(node: Node, *, as_json: bool) -> int:
     """Print the cluster; exit code 0 if there is a healthy primary, 1 if not."""
     cluster = node.discovery.view()
-    report = describe(cluster, read_peers(node, cluster, others_only=False), now=time.time())
+    peers = _primary_last(node, cluster, read_peers(node, cluster, others_only=False))
+    report = describe(cluster, peers, now=time.time())
     print(json.dumps(report, indent=2) if as_json else as_text(report))
     return 0 if any(n["role"] == "primary" and n["healthy"] for n in report["nodes"]) else 1
+
+
+def _primary_last(node: Node, cluster: ClusterView, peers: Sequence[Peer]) -> tuple[Peer, ...]:
+    """Read the primary again after the others: what they received meanwhile must not look errant."""
+    name = cluster.record.primary_name if cluster.record else None
+    again = {i.name: read_peer(node, i) for i in cluster.of("node") if i.name == name}
+    return tuple(again.get(peer.name, peer) for peer in peers)
 
 
 def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict[str, Any]:

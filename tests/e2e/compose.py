@@ -204,11 +204,6 @@ class Project:
         except (pymysql.err.OperationalError, pymysql.err.ProgrammingError):
             return None
 
-    def up_again(self, nodes: int) -> None:
-        """`up` after a change of the settings: version 1 keeps the number of nodes by itself."""
-        keeps = "version 1." in _output([*compose_command(), "version"])
-        self.compose("up", "-d", *([] if keeps else ["--scale", f"mysql={nodes}"]))
-
     def kill(self, container: str) -> None:
         """End a node as a host's loss would: SIGKILL, and no restart."""
         say(f"docker kill {container[:12]}")

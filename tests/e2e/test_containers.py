@@ -76,7 +76,7 @@ def test_containers_made_anew_after_a_change_of_env_keep_their_rows(project: Pro
     containers, volumes = set(project.containers("mysql")), project.volumes(below="/var/lib/mysql")
     project.settings["BACKUP_TTL"] = "43200"
     project.write_settings()
-    project.up_again(5)
+    project.compose("up", "-d", "--scale", "mysql=5")  # without the number compose goes back to one node
     assert containers.isdisjoint(project.containers("mysql"))
     assert project.volumes(below="/var/lib/mysql") == volumes
     wait_until(lambda: project.primary() is not None, START_SECONDS, "a primary among the new containers")

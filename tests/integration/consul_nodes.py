@@ -25,7 +25,9 @@ def request(address: str, method: str, path: str, body: Any = None, **headers: s
     """Send one request to Consul's API past the code under test; returns the decoded answer."""
     data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    call = urllib.request.Request(f"http://{address}:8500/v1/{path}", data=data, method=method, headers=headers)
+    call = urllib.request.Request(
+        f"http://{address}:8500/v1/{path}", data=data, method=method, headers=headers
+    )
     with urllib.request.urlopen(call, timeout=10.0) as answer:
         content = answer.read()
     return content if path == "snapshot" else json.loads(content or b"null")
@@ -77,7 +79,11 @@ class Node:
     def listed(self) -> list[str]:
         """The ids of all sessions under this node's name."""
         name = f"mysql-primary-lock/{self.settings.service_name}/{self.settings.node_name}"
-        return [one["ID"] for one in request(self.settings.node_address, "GET", "session/list") if one["Name"] == name]
+        return [
+            one["ID"]
+            for one in request(self.settings.node_address, "GET", "session/list")
+            if one["Name"] == name
+        ]
 
 
 def make_node(service: str, run_dir: Path, *, node: str, address: str, **environ: str) -> Node:
@@ -102,7 +108,7 @@ def new_service() -> str:
 
 @contextlib.contextmanager
 def three_agents(packages: Packages, directory: Path, number: int) -> Iterator[tuple[str, str, str]]:
-    """Run a server at 127.0.42.<number>0 and client agents at the two addresses after it; yields the three."""
+    """Run a server at 127.0.42.<number>0 and client agents at the next two addresses; yields all three."""
     server, one, two = (f"127.0.42.{number}{last}" for last in range(3))
     with contextlib.ExitStack() as stack:
         stack.enter_context(servers.consul_server(packages, directory / "server", address=server))

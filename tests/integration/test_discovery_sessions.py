@@ -69,7 +69,9 @@ def test_no_session_is_made_on_a_check_that_fails_or_is_missing(node: Node) -> N
     assert not node.session_file.exists()
 
 
-def test_a_dying_mysqld_ends_the_session_and_frees_the_lock_at_once(node: Node, nodes: tuple[Node, Node]) -> None:
+def test_a_dying_mysqld_ends_the_session_and_frees_the_lock_at_once(
+    node: Node, nodes: tuple[Node, Node]
+) -> None:
     other = nodes[1]
     session = node.discovery.ensure_session()
     record = Record.founding(primary="u1", primary_name="node-1", origin="initialised", reason="empty")
@@ -164,7 +166,10 @@ def test_a_lock_is_held_by_one_and_names_its_holder(nodes: tuple[Node, Node]) ->
         value = json.loads(seen.failover_value or "")
         assert (value["name"], value["reason"], value["step"]) == ("node-1", "no primary", "freeze")
         assert not seen.sessions
-        with pytest.raises(LockHeld, match="the failover lock is held by node-1"), two.discovery.failover_lock("x"):
+        with (
+            pytest.raises(LockHeld, match="the failover lock is held by node-1"),
+            two.discovery.failover_lock("x"),
+        ):
             pass
         with two.discovery.backup_lock() as other:
             assert one.discovery.view().backup_session == other.session

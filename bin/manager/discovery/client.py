@@ -220,8 +220,13 @@ class Client:
             yield
         except requests.Timeout:
             raise ConsulUnavailable(f"{where} did not answer in time (CONSUL)") from None
+        except requests.exceptions.SSLError:
+            raise ConsulUnavailable(f"{where}: its TLS certificate is not accepted (CONSUL_CACERT)") from None
         except requests.RequestException as error:
             raise ConsulUnavailable(f"{where} cannot be reached: {_reason(error)} (CONSUL)") from None
+        except OSError as error:
+            # What requests lets through: a certificate authority that it cannot load.
+            raise ConsulUnavailable(f"{where} cannot be reached: {_line(error)} (CONSUL_CACERT)") from None
         except (consul.ACLPermissionDenied, consul.ACLDisabled) as error:
             raise ConsulDenied(
                 f"{where} denies it: {_line(error)}; check CONSUL_HTTP_TOKEN and its policy"
@@ -308,6 +313,4 @@ def _reason(error: requests.RequestException) -> str:
             return known.lower()
     if "resolve" in text or "Name or service" in text:
         return "its name is unknown"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not accepted"
     return type(error).__name__

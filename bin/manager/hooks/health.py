@@ -6,10 +6,9 @@ role), `--as primary` and `--as replica` repeat the last run's verdict for pilot
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,14 +19,17 @@ from manager.decide.health import FINAL, Action, Decision, decide
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Origin, Record
 from manager.errors import (
-    Busy,
+    AutopilotError,
     GuardBusy,
+    MySQLError,
     NotClosed,
+    ServerUnreachable,
     SessionInvalid,
     TransactionRefused,
     Unhealthy,
 )
 from manager.hooks import known
+from manager.hooks.verdict import Verdict, advertise, judge, repeat, start_on_change, write
 from manager.mysql import accounts, operations
 from manager.mysql.connection import Connection
 from manager.mysql.guard import guard, kill_stale_guard
@@ -38,38 +40,40 @@ from manager.view import View, gather
 LOG = logging.getLogger(__name__)
 
 ROUNDS = 6
-VERDICT_FILE = "health.json"
-VERDICT_AGE = 10.0
 STALE_GUARD = 5.0
 STEP_TIME = 3.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How this node is: its role (`primary`, `replica` or `unassigned`), whether it is healthy in it, why."""
-
-    role: str
-    healthy: bool
-    reason: str
 
 
 def run(node: Node, ask: str | None) -> int:
     """Return the exit code (SPEC 3): 0 healthy, 1 trying again may help, 2 certainly not healthy."""
     if ask in ("primary", "replica"):
-        return _repeat(node, ask)
+        return repeat(node, ask)
     try:
         with node.alone("health", wait=1.5), node.local() as conn:
             verdict = check(node, conn)
-    except Busy:
-        with node.local() as conn:
-            conn.value("SELECT 1")
-        LOG.info("another health run of this node is at work; the server answers")
-        return 0
+    except ServerUnreachable as error:
+        # Critical, not a warning: only that makes Consul end the session of a dead server (measured).
+        raise Unhealthy(str(error)) from None
+    except AutopilotError as error:
+        if ask != "node":
+            raise
+        return _answers(node, error)
     level = logging.DEBUG if verdict.healthy else logging.INFO
     LOG.log(level, "%s: %s", verdict.role if verdict.healthy else "not healthy", verdict.reason)
     if ask == "node" or verdict.healthy:
         return 0
     return 2 if verdict.role == "unassigned" else 1
+
+
+def _answers(node: Node, error: AutopilotError) -> int:
+    """The run failed for a reason that is not the server's silence: `-node` passes if the server answers."""
+    try:
+        with node.local() as conn:
+            conn.value("SELECT 1")
+    except MySQLError as silence:
+        raise Unhealthy(str(silence)) from None
+    LOG.warning("the server answers, but: %s", error)
+    return 0
 
 
 def check(node: Node, conn: Connection) -> Verdict:
@@ -78,10 +82,10 @@ def check(node: Node, conn: Connection) -> Verdict:
     if file is None:
         return Verdict("unassigned", False, "pre_start has not prepared this data directory")
     decision, view = _settle(node, conn, file)
-    verdict = _verdict(decision, view)
-    _write_verdict(node, verdict)
+    verdict = judge(decision, view)
+    write(node, verdict)
     if view.cluster is not None:
-        _advertise(node, view, verdict)
+        advertise(node, view, verdict)
         if decision.failover and view.cluster.failover_session is None:
             start_on_change(node)
     return verdict
@@ -90,7 +94,7 @@ def check(node: Node, conn: Connection) -> Verdict:
 def _settle(node: Node, conn: Connection, file: nodefile.NodeFile) -> tuple[Decision, View]:
     for _ in range(ROUNDS):
         view = gather(node, conn, file, known.read(node))
-        _remember(conn, view)
+        _remember(node, conn, view)
         decision = decide(view)
         (LOG.debug if decision.action in FINAL else LOG.info)(
             "%s: %s", decision.action.value, decision.reason
@@ -174,7 +178,6 @@ def _bootstrap(work: _Work) -> None:
     node, conn = work.node, work.conn
     with guard(conn), conn.timeout(STEP_TIME):
         work.still_true(lock=True)
-        operations.let_hooks_write(conn)
         if work.view.file.origin == "adopted":
             accounts.missing_accounts(conn, node.settings)
         else:
@@ -240,7 +243,8 @@ def _serve(work: _Work) -> None:
         return
     if not operations.watchdog_runs(conn):
         LOG.info("the watchdog in mysqld does not run (yet): opening again, which starts it")
-        _open(work)
+        with contextlib.suppress(GuardBusy, TransactionRefused):  # the next run tries again
+            _open(work)
     if row.events_epoch != work.record.epoch:
         enabled = operations.enable_users_events(conn)
         if enabled:
@@ -323,78 +327,28 @@ _STEPS: dict[Action, Callable[[_Work], None]] = {
 }
 
 
-def _remember(conn: Connection, view: View) -> None:
-    """Keep the newest record in the server's own row (SPEC 7, Seen), now or in the next run."""
+def _remember(node: Node, conn: Connection, view: View) -> None:
+    """Keep the newest record, and this node's priority, in the server's own row (SPEC 7, Seen).
+
+    Done under the guard, since a super_read_only server lets hooks write for a moment; else in the next run.
+    """
     record = view.cluster.record if view.cluster is not None else None
-    own, row = view.own, view.server.row
-    if record is None or (own is not None and not own.older_than(record.epoch, record.version)):
+    priority = node.settings.failover_priority
+    own, row = view.own, view.server.row or LocalRow(server_uuid=view.server.server_uuid)
+    if record is None or (own is not None and record.older_than(own.epoch, own.version)):
+        return
+    newest = replace(
+        row,
+        cluster_id=record.id,
+        epoch=record.epoch,
+        version=record.version,
+        record=record.to_json(),
+        priority=priority,
+    )
+    if newest == row:
         return
     try:
         with guard(conn), conn.timeout(STEP_TIME):
-            operations.write_row(
-                conn,
-                replace(
-                    row or LocalRow(server_uuid=view.server.server_uuid),
-                    cluster_id=record.id,
-                    epoch=record.epoch,
-                    version=record.version,
-                    record=record.to_json(),
-                ),
-            )
+            operations.write_row(conn, newest)
     except GuardBusy:
         LOG.debug("the record's version %d is remembered later: the guard is taken", record.version)
-
-
-# --- The verdict --------------------------------------------------------------------------------
-
-
-def _verdict(decision: Decision, view: View) -> Verdict:
-    if decision.action is Action.SERVE:
-        return Verdict("primary", True, decision.reason)
-    if decision.action is Action.REPLICATE:
-        return Verdict("replica", True, decision.reason)
-    replica = view.server.replication is not None and view.file.ready
-    return Verdict("replica" if replica else "unassigned", False, decision.reason)
-
-
-def _advertise(node: Node, view: View, verdict: Verdict) -> None:
-    """An empty node registers only its `-node` service; one that has had a role shows it, healthy or not."""
-    if verdict.role == "primary":
-        node.discovery.advertise("primary", passing=True, note=verdict.reason)
-    elif verdict.role == "replica" or view.file.ready:
-        node.discovery.advertise("replica", passing=verdict.healthy, note=verdict.reason)
-
-
-def _write_verdict(node: Node, verdict: Verdict) -> None:
-    path = node.settings.run_dir / VERDICT_FILE
-    temporary = path.with_name(f"{VERDICT_FILE}.{os.getpid()}")
-    content = {"at": time.time(), "role": verdict.role, "healthy": verdict.healthy, "reason": verdict.reason}
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
-
-
-def _repeat(node: Node, ask: str) -> int:
-    path = node.settings.run_dir / VERDICT_FILE
-    try:
-        last = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise Unhealthy("no health run has finished yet") from None
-    age = time.time() - float(last["at"])
-    if age > VERDICT_AGE:
-        raise Unhealthy(f"the last health run finished {age:.0f} s ago")
-    if last["role"] != ask or not last["healthy"]:
-        raise Unhealthy(f"not a healthy {ask}: {last['role']}, {last['reason']}")
-    return 0
-
-
-def start_on_change(node: Node) -> None:
-    """Start `on_change` beside this hook; it goes on when this one ends, and one runs per node at a time."""
-    LOG.info("no healthy primary: starting on_change")
-    subprocess.Popen(
-        [sys.executable, sys.argv[0], "on_change"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        close_fds=True,
-    )

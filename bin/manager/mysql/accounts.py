@@ -18,10 +18,11 @@ LOG = logging.getLogger(__name__)
 
 REPLICATION_PRIVILEGES = "REPLICATION SLAVE, REPLICATION CLIENT, RELOAD, PROCESS"
 # What hooks of other nodes do as this account: close and open the server, re-point it, kill connections,
-# clone. CONNECTION_ADMIN also keeps its replication alive under offline_mode.
+# clone. CONNECTION_ADMIN also keeps its replication alive under offline_mode. Without SYSTEM_USER it could
+# neither kill the local hooks' stale guard nor replace the watchdog that they made (1227, measured).
 HOOK_PRIVILEGES = (
     "BACKUP_ADMIN, SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, CONNECTION_ADMIN,"
-    " SERVICE_CONNECTION_ADMIN"
+    " SERVICE_CONNECTION_ADMIN, SYSTEM_USER"
 )
 # An account that is being made bears this mark until it has all of its rights: a run that was cut off goes
 # on with its own accounts, and never touches those of others.

@@ -26,7 +26,7 @@ class Pace:
         """`total` is the expected number of bytes, 0 if unknown; `interval` is in seconds."""
         self._report = report or log.info
         self._stage = stage
-        self._total = total
+        self.total = total
         self._interval = interval
         self._clock = clock
         self._begin = self._told = clock()
@@ -45,8 +45,7 @@ class Pace:
 
     def finish(self) -> None:
         """The stage is over."""
-        self._total = 0
-        self._report(f"{self._line()}, done in {self._clock() - self._begin:.1f} s")
+        self._report(f"{self._line(final=True)}, done in {self._clock() - self._begin:.1f} s")
 
     def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Pass `chunks` on, counting them."""
@@ -54,9 +53,9 @@ class Pace:
             self.moved(len(chunk))
             yield chunk
 
-    def _line(self) -> str:
+    def _line(self, *, final: bool = False) -> str:
         seconds = max(self._clock() - self._begin, 0.001)
-        of = f" of about {size_text(self._total)}" if self._total else ""
+        of = f" of about {size_text(self.total)}" if self.total and not final else ""
         return f"{self._stage}: {size_text(self.done)}{of}, {size_text(int(self.done / seconds))}/s"
 
 

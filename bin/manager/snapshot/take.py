@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from pathlib import Path
 
 from manager import nodefile
 from manager.errors import CannotList, SnapshotError, StoreError
@@ -52,7 +51,9 @@ def take(
         pace.reached(archive.tree_size(copy))
         pace.finish()
         after = GtidSet.parse(conn.value("SELECT @@global.gtid_executed"))
-        path, digest, unpacked = _send(store, name, copy, progress)
+        pace, digest = Pace(progress, "storing", archive.content_size(copy)), archive.Digest()
+        stream = digest.follow(archive.compress(pace.count(archive.pack(copy))))
+        path = store.put_stream(name, stream, at_most=pace.total + pace.total // 100)
     manifest = Manifest(
         id=name,
         path=path,
@@ -64,7 +65,7 @@ def take(
         gtid_after=str(after),
         size=digest.size,
         sha256=digest.sha256,
-        unpacked=unpacked,
+        unpacked=pace.total,
         engine=clone.ENGINE,
         origin=_origin(settings),
         taken_on=settings.node_title,
@@ -73,6 +74,7 @@ def take(
         binlog=before.binlog_file,
     )
     try:
+        pace.finish()
         _check_stored(store, manifest)
         store.put_bytes(manifest.name, manifest.to_json())
     except BaseException:
@@ -95,16 +97,6 @@ def _ask_store(settings: Settings, store: Store, name: str) -> None:
     else:
         if removed:
             log.info("removed %d leftovers of cut-off snapshots from the store", removed)
-
-
-def _send(store: Store, name: str, copy: Path, progress: Report | None) -> tuple[str, archive.Digest, int]:
-    """Store the copy as one archive; returns its path, its digest, and the size of what was packed."""
-    total = archive.content_size(copy)
-    pace, digest = Pace(progress, "storing", total), archive.Digest()
-    packed = archive.compress(pace.count(archive.pack(copy)))
-    path = store.put_stream(name, digest.follow(packed), at_most=total + total // 100)
-    pace.finish()
-    return path, digest, total
 
 
 def _check_stored(store: Store, manifest: Manifest) -> None:
