@@ -34,3 +34,7 @@ lock:
 	rm -r build/lock
 
 # --- Containers -------------------------------------------------------------------------------------
+
+# The nodes as containers, from `up` to `down`. Installs and starts Docker where there is none.
+e2e:
+	@$(VENV) -m pytest tests/e2e -x -s -p no:xdist $(ARGS)

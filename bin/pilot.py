@@ -2,6 +2,7 @@
 """Start a node: a Consul agent that runs the hooks, mysqld, and the snapshot loop, under supervisord.
 
 pilot.py             what a container runs
+pilot.py agent       the Consul agent (run by supervisord)
 pilot.py mysqld      pre_start, then mysqld (run by supervisord)
 pilot.py snapshots   the loop that calls snapshot_task (run by supervisord)
 """
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 from manager.errors import AutopilotError, ConfigError
 from manager.pilot.consul import agent_config
-from manager.pilot.programs import run_mysqld, run_snapshots
+from manager.pilot.programs import run_agent, run_mysqld, run_snapshots
 from manager.pilot.supervisor import supervisor_config
 from manager.settings import Settings, load
 
@@ -27,13 +28,15 @@ MANAGE = [sys.executable, str(HERE.with_name("manage.py"))]
 
 def main(arguments: list[str]) -> int:
     """Run one of the commands above; returns an exit code only where it could not become that program."""
-    if arguments not in ([], ["mysqld"], ["snapshots"]):
+    if arguments not in ([], ["agent"], ["mysqld"], ["snapshots"]):
         print(__doc__, file=sys.stderr)
         return 2
     try:
         settings = load(os.environ)
         if not arguments:
             start(settings)
+        if arguments == ["agent"]:
+            return run_agent(settings, [_program("consul"), "agent", f"-config-file={_agent_file(settings)}"])
         # supervisord passes on what these two and their hooks print: no second copy of each line.
         os.environ.pop("AUTOPILOT_LOG", None)
         if arguments == ["mysqld"]:
@@ -50,12 +53,11 @@ def start(settings: Settings) -> NoReturn:
         raise ConfigError("CONSUL_AGENT: this pilot is a Consul agent; set CONSUL_AGENT=1")
     run_dir = settings.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
-    agent = run_dir / "consul.json"
-    _write(agent, json.dumps(agent_config(settings, MANAGE), indent=2))
+    _write(_agent_file(settings), json.dumps(agent_config(settings, MANAGE), indent=2))
     config = run_dir / "supervisord.conf"
     own = [sys.executable, str(HERE)]
     programs = {
-        "consul": [_program("consul"), "agent", f"-config-file={agent}"],
+        "consul": [*own, "agent"],
         "mysqld": [*own, "mysqld"],
         "snapshots": [*own, "snapshots"],
     }
@@ -65,6 +67,10 @@ def start(settings: Settings) -> NoReturn:
     environment = {**os.environ, "AUTOPILOT_LOG": f"/proc/{os.getpid()}/fd/1"}
     supervisord = _program("supervisord", Path(sys.executable).parent)
     os.execve(supervisord, [supervisord, "-n", "-c", str(config)], environment)
+
+
+def _agent_file(settings: Settings) -> Path:
+    return settings.run_dir / "consul.json"
 
 
 def _write(path: Path, text: str) -> None:

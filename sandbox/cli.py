@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (SandboxError, PackagesError) as error:
         print(f"sandbox: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -70,6 +72,8 @@ def run(options: argparse.Namespace) -> None:
     """Act on the cluster in the default directory; SandboxError in one line."""
     directory = default_directory()
     if options.command == "up":
+        if bad := [pair for pair in options.env if "=" not in pair]:
+            raise SandboxError(f"--env {bad[0]}: it must be NAME=VALUE")
         env = dict(pair.split("=", 1) for pair in options.env)
         cluster = Cluster(directory, service_name=options.service_name, subnet=options.subnet, env=env)
         cluster.up(options.nodes)

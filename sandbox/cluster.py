@@ -16,17 +16,15 @@ from typing import Any
 
 from sandbox import marked, servers
 from sandbox.health import Catalogue, Endpoint
-from sandbox.node import Node
+from sandbox.node import Node, SandboxError
 from sandbox.packages import ROOT, Packages, ensure
 from sandbox.processes import answers, wait_for
 
 BUCKET = "backups"
+__all__ = ["BUCKET", "DATABASE", "Cluster", "SandboxError", "default_directory"]
+
 STATE_FILE = "cluster.json"
 DATABASE = "app"
-
-
-class SandboxError(Exception):
-    """What was asked for cannot be done; one line that says why."""
 
 
 def default_directory() -> Path:

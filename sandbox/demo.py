@@ -253,9 +253,13 @@ def main() -> int:
     try:
         demo = Demo()
         demo.run()
-    except (SandboxError, PackagesError) as error:
+    except (SandboxError, PackagesError, pymysql.MySQLError) as error:
         print(f"demo: {error}", file=sys.stderr)
+        print("What is running stays for a look; `make demo-down` removes it.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; `make demo-down` removes what is running", file=sys.stderr)
+        return 130
     report(demo.summary)
     print("\nThe cluster is still running. Look at it:  sandbox/ctl status   sandbox/ctl --help")
     print("Remove it:                                 make demo-down")

@@ -18,6 +18,10 @@ from sandbox.packages import ROOT, Packages
 from sandbox.processes import wait_for
 
 
+class SandboxError(Exception):
+    """What was asked for cannot be done; one line that says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A node that runs, is frozen, or is down; nothing of its state is in this object."""
@@ -60,7 +64,12 @@ class Node:
         return bool(marked.processes(self.directory))
 
     def start(self) -> None:
-        """Start the pilot, on the node's old data if it has some; does not wait for it."""
+        """Start the pilot, on the node's old data if it has some; does not wait for it.
+
+        SandboxError if any process of the node is there already.
+        """
+        if self.running:
+            raise SandboxError(f"{self.name} is running already")
         self._prepare()
         command = [str(self.packages.python), str(ROOT / "bin" / "pilot.py")]
         marked.start_marked(self.directory, command, env=self.env, log=self.log)

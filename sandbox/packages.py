@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ LOCK_FILE = ROOT / "requirements-dev.lock"
 LAYOUT = "1"  # raised when the trees below are built differently: an older cache is then built again
 
 MYSQL_PROGRAMS = ("mysqld", "mysql", "mysqladmin", "mysqldump", "mysqlbinlog", "mysql_tzinfo_to_sql")
-# A build tree whose archive is older than the host believes possible is still the one we ask for.
+# A mirror may be a frozen copy of the archive, whose lists have run out.
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"',)
 
 
@@ -99,20 +99,25 @@ def ensure() -> Packages:
     Two runs at once do not collide: the second waits for the first and finds its work done.
     """
     packages = Packages(cache_directory())
+    if not _missing(packages):
+        return packages
     packages.cache.mkdir(parents=True, exist_ok=True)
     with _locked(packages.cache):
-        steps = [
-            (_build_mysql, not _current(packages.mysql, LAYOUT)),
-            (_build_consul, not _current(packages.consul.parent, LAYOUT)),
-            (_build_venv, not _current(packages.cache / "venv", _requirements_mark())),
-        ]
-        missing = [step for step, wanted in steps if wanted]
-        if missing:
+        if missing := _missing(packages):
             _install_tools(packages)
             with ThreadPoolExecutor() as pool:
                 for done in [pool.submit(step, packages) for step in missing]:
                     done.result()
     return packages
+
+
+def _missing(packages: Packages) -> list[Callable[[Packages], None]]:
+    steps = [
+        (_build_mysql, _current(packages.mysql, LAYOUT)),
+        (_build_consul, _current(packages.consul.parent, LAYOUT)),
+        (_build_venv, _current(packages.cache / "venv", _requirements_mark())),
+    ]
+    return [step for step, done in steps if not done]
 
 
 @contextlib.contextmanager
@@ -210,15 +215,15 @@ def _unpacked(cache: Path, suite: str, wanted: str) -> Iterator[Path]:
         yield tree
 
 
-def debian_mirror() -> str:
+def debian_mirror(etc: Path = Path("/etc")) -> str:
     """Return the address that this host's own apt sources give for its Debian release."""
-    release = dict(_assignments(Path("/etc/os-release").read_text()))
+    release = dict(_assignments((etc / "os-release").read_text()))
     codename = release.get("VERSION_CODENAME", "")
     if release.get("ID") != "debian" or not codename:
         raise PackagesError(
             "the sandbox takes its servers from Debian's archive: run it on Debian 12 or newer"
         )
-    for address, suites in _apt_sources():
+    for address, suites in _apt_sources(etc / "apt"):
         if codename in suites and address.startswith(("http:", "https:")):
             return address
     raise PackagesError(
@@ -226,9 +231,8 @@ def debian_mirror() -> str:
     )
 
 
-def _apt_sources() -> Iterator[tuple[str, list[str]]]:
+def _apt_sources(apt: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield (address, suites) of every source, from both formats that apt reads."""
-    apt = Path("/etc/apt")
     for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))]:
         if path.exists():
             for line in path.read_text().splitlines():

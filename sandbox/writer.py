@@ -16,8 +16,9 @@ import pymysql
 from sandbox.health import Catalogue, Endpoint
 
 TABLE = "sandbox_rows"
-# Refusals of the server: the statement did nothing. read-only, offline, unknown table, and the like.
-LOST_ANSWER = (2006, 2013, 2014, 0)
+# The server refused the statement, which did nothing: read-only (1290, 1792, 1836), no such table or no
+# right to it (1142, 1146), lock wait or deadlock (1205, 1213). Any other error says nothing about the row.
+REFUSED = (1142, 1146, 1205, 1213, 1290, 1792, 1836)
 
 
 @dataclass
@@ -118,8 +119,8 @@ class Writer:
         try:
             cursor.execute(f"INSERT INTO {TABLE} VALUES (%s, UTC_TIMESTAMP(6))", (number,))
         except pymysql.MySQLError as error:
-            code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-            (self.history.unknown if code in LOST_ANSWER else self.history.failed).add(number)
+            refused = bool(error.args) and error.args[0] in REFUSED
+            (self.history.failed if refused else self.history.unknown).add(number)
             return False
         self.history.acknowledged[number] = time.monotonic()
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -32,7 +33,9 @@ def configure(level: str, hook: str, secrets: Iterable[str]) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     path = os.environ.get("AUTOPILOT_LOG")
     if path:
-        handlers.append(logging.FileHandler(path))
+        # The pilot names its own output, which is gone when the pilot is: a detached hook still goes on.
+        with contextlib.suppress(OSError):
+            handlers.append(logging.FileHandler(path))
     form = logging.Formatter(
         f"%(asctime)s %(levelname)s {hook}[{os.getpid()}] %(message)s", "%Y-%m-%dT%H:%M:%SZ"
     )

@@ -6,16 +6,16 @@ Nothing is read at import time.
 
 from __future__ import annotations
 
-import importlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from manager import secret_source
 from manager import setting_values as values
 from manager.address import own_address
-from manager.errors import AutopilotError, ConfigError
+from manager.errors import ConfigError
 from manager.setting_values import Secret
 
 __all__ = ["VARIABLES", "Secret", "Settings", "Variable", "load"]
@@ -327,7 +327,7 @@ def load(environ: Mapping[str, str]) -> Settings:
 
     ConfigError names the variable that is missing or wrong. AutopilotError: the callable of SECRETS failed.
     """
-    names = {**environ, **_from_secrets(values.clean(environ.get("SECRETS", "")))}
+    names = {**environ, **secret_source.call(values.clean(environ.get("SECRETS", "")))}
     names["SERVICE_NAME"] = _text(_variable("SERVICE_NAME"), names)
     result: dict[str, Any] = {one.field: _value(one, names) for one in VARIABLES}
     result["consul"], result["consul_port"] = result["consul"]
@@ -337,29 +337,6 @@ def load(environ: Mapping[str, str]) -> Settings:
         result["node_address"] = own_address(result["consul"], result["consul_port"])
     _check_together(result)
     return Settings(**result)
-
-
-def _from_secrets(spec: str) -> dict[str, str]:
-    """Call the user's own source of settings (a key-management system), once."""
-    if not spec:
-        return {}
-    module, _, name = spec.partition(":")
-    try:
-        source = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"SECRETS: cannot import {spec!r}; it must be module:callable") from None
-    try:
-        found = source()
-    except AutopilotError:
-        raise
-    except Exception as error:
-        # The text of somebody else's exception may hold a secret.
-        raise AutopilotError(f"SECRETS: {spec} failed with {type(error).__name__}") from None
-    if not isinstance(found, Mapping) or not all(
-        isinstance(text, str) for pair in found.items() for text in pair
-    ):
-        raise ConfigError(f"SECRETS: {spec} must return a mapping of text to text")
-    return {**{f"{key}_FILE": "" for key in found}, **found}
 
 
 def _variable(name: str) -> Variable:

@@ -70,7 +70,7 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
         "role": role,
         "address": f"{peer.address}:{peer.port}",
         "healthy": role != "unassigned" and services[role].passing,
-        "note": services[role].note if role in services else "",
+        "note": services[role].note if role in services else _last_word(cluster, peer.name),
         "answers": state is not None,
         "error": peer.error,
         "server_uuid": state.server_uuid if state else None,
@@ -83,6 +83,13 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
         "errant": 0 if is_primary else errant.count,
         "errant_gtids": "" if is_primary else str(errant),
     }
+
+
+def _last_word(cluster: ClusterView, name: str) -> str:
+    """Why a node has no role: the last line of its health, which its `-node` check keeps."""
+    printed = next((i.note for i in cluster.of("node") if i.name == name), "").strip()
+    last = printed.rpartition("\n")[2]
+    return last.partition("] ")[2] or last
 
 
 def _replication(source: Any, *, is_primary: bool) -> str:

@@ -100,8 +100,18 @@ def read_peer(node: Node, instance: Instance, *, timeout: float = 1.0) -> Peer:
 
 def read_peers(node: Node, cluster: ClusterView, *, others_only: bool = True) -> tuple[Peer, ...]:
     """Ask every node of the cluster at once; takes as long as the slowest answer, about 2 s at most."""
-    found = [i for i in cluster.of("node") if not (others_only and i.name == node.name)]
+    found = [i for i in one_per_address(cluster) if not (others_only and i.name == node.name)]
     return tuple(in_parallel(lambda instance: read_peer(node, instance), found))
+
+
+def one_per_address(cluster: ClusterView) -> list[Instance]:
+    """The nodes, each server once: a container that is gone may have left its address to a new one.
+
+    Consul keeps a dead node for days. Of two nodes at one address the passing one is there, or the one that
+    has a session.
+    """
+    found = sorted(cluster.of("node"), key=lambda i: (i.passing, i.name in cluster.sessions))
+    return sorted({(i.address, i.port): i for i in found}.values(), key=lambda i: i.name)
 
 
 def primary_instance(cluster: ClusterView) -> Instance | None:

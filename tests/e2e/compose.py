@@ -153,6 +153,11 @@ class Project:
         except (OSError, ValueError):
             return None
 
+    def registered(self) -> set[str]:
+        """Return the host names of all nodes' containers that Consul knows, the dead ones too."""
+        nodes = self.consul("catalog/service/mysql-node") or []
+        return {node["ServiceID"].removeprefix("mysql-node-") for node in nodes}
+
     def healthy(self, service: str) -> list[Instance]:
         """Return the instances of a service whose checks all pass."""
         found = self.consul(f"health/service/{service}?passing=1") or []

@@ -81,6 +81,7 @@ def test_containers_made_anew_after_a_change_of_env_keep_their_rows(project: Pro
     assert project.volumes(below="/var/lib/mysql") == volumes
     wait_until(lambda: project.primary() is not None, START_SECONDS, "a primary among the new containers")
     wait_for_replicas(project, 4)
+    assert project.registered() == {each[:12] for each in project.containers("mysql")}
     assert rows_of_primary(project) == before
     project.write(f"anew-{n}" for n in range(100))
     wait_for_all_rows(project)

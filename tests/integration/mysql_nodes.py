@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+
 from manager.mysql import accounts, config, connection, operations
 from manager.mysql.connection import Connection
 from manager.mysql.initialise import is_database
 from manager.mysql.state import ServerState, read_state
 from manager.settings import Settings, load
-
 from sandbox import servers
 from sandbox.packages import Packages
 from sandbox.processes import Process, wait_for
@@ -60,9 +60,7 @@ class Node:
             }
         )
         self.process: Process | None = None
-        (directory / "run").mkdir()
-        if os.getuid() == 0:
-            shutil.chown(directory / "run", servers.server_user())
+        self.own(self.settings.run_dir)
 
     @property
     def address(self) -> str:
@@ -71,6 +69,12 @@ class Node:
     @property
     def log(self) -> Path:
         return self.directory / "mysqld.log"
+
+    def own(self, directory: Path) -> None:
+        """Make a directory that belongs to mysqld's OS user."""
+        directory.mkdir()
+        if os.getuid() == 0:
+            shutil.chown(directory, servers.server_user())
 
     def start(self, *options: str) -> None:
         """What pre_start does, on a copy of an initialised database if there is none; returns when it answers."""
@@ -100,6 +104,12 @@ class Node:
 
     def remote(self, timeout: float = 20.0) -> Connection:
         return connection.remote(self.settings, self.address, self.settings.mysql_port, timeout=timeout)
+
+    def admin(self) -> Connection:
+        """Over the administrative port."""
+        return connection.remote(
+            self.settings, config.admin_address(self.settings), connection.ADMIN_PORT, timeout=20.0
+        )
 
     def state(self) -> ServerState:
         with self.local() as conn:

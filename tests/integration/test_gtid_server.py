@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from manager.gtid import GtidSet
 from manager.mysql.connection import Connection
-
 from sandbox.packages import Packages
 from tests.integration.mysql_nodes import nodes
 

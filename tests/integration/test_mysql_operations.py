@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pymysql
 import pytest
+
 from manager.errors import AccessDenied, MySQLError, NotClosed, ServerOffline
 from manager.mysql import connection, operations
 from manager.mysql.connection import Connection
 from manager.mysql.state import LocalRow, read_row, read_state
-
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import AWKWARD, LONG, Node, nodes

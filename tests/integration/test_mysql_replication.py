@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from manager.errors import MySQLError, ReplicationFailed
 from manager.mysql import operations
 from manager.mysql.connection import Connection
 from manager.mysql.state import ReplicationState, read_replication, read_state
 from manager.waiting import Deadline
-
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import AWKWARD, LONG, Node, nodes
@@ -130,6 +130,7 @@ def test_a_source_that_cannot_be_reached_is_reported(trio: Trio, fault: str) -> 
     primary, one, _ = trio
     host, password = (primary.address, "wrong") if fault == "wrong password" else (NOBODY, AWKWARD)
     with one.local() as conn:
+        operations.stop_io(conn)
         begun = time.monotonic()
         with pytest.raises(ReplicationFailed, match=f"no replication from {host}:3306") as failed:
             follow(conn, host, password=password)

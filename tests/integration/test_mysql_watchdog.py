@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from manager.mysql import operations
 from manager.mysql.connection import Connection
 from manager.mysql.state import read_state
-
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import LONG, Node, nodes

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+
 from manager import nodefile
 from manager.errors import LockLost, ObjectMissing, SnapshotError, StoreError
 from manager.gtid import GtidSet
@@ -24,11 +25,11 @@ from manager.mysql.connection import Connection, local
 from manager.settings import Settings, load
 from manager.snapshot import clone
 from manager.snapshot.catalogue import find, service_snapshots
+from manager.snapshot.progress import Pace
 from manager.snapshot.restore import restore
 from manager.snapshot.take import take
 from manager.storage import Store, open_store
 from manager.waiting import Deadline, poll_until
-
 from sandbox import servers
 from sandbox.packages import Packages
 
@@ -149,8 +150,10 @@ def everything(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
-def running_clones(source: Server) -> int:
-    return sum(str(row[7]).startswith("CLONE ") for row in source.sql("SHOW FULL PROCESSLIST"))
+def statements(source: Server, beginning: str, state: str = "") -> int:
+    """How many statements that begin so are running, in a state whose name contains `state`."""
+    rows = source.sql("SHOW FULL PROCESSLIST")
+    return sum(str(row[7]).startswith(beginning) and state in str(row[6]) for row in rows)
 
 
 class Writers:
@@ -422,28 +425,40 @@ def test_a_taker_that_is_killed_leaves_nothing_that_counts(
     assert service_snapshots(store, settings) == ["mysql-backup-next"]
 
 
+@pytest.fixture
+def held_copy(source: Server) -> Iterator[None]:
+    """Every CLONE waits for a table change, which waits for a transaction that stays open."""
+    source.sql("SET GLOBAL clone_block_ddl = ON")
+    change = threading.Thread(target=source.sql, args=("ALTER TABLE app.blobs COMMENT 'changed'",))
+    with source.connect() as reader, reader.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT MAX(id) FROM app.blobs")
+        change.start()
+        assert poll_until(lambda: statements(source, "ALTER", "metadata lock") == 1, Deadline(60.0))
+        yield
+        cursor.execute("COMMIT")
+    change.join()
+    source.sql("SET GLOBAL clone_block_ddl = OFF")
+
+
+@pytest.mark.usefixtures("held_copy")
 def test_a_copy_that_the_server_goes_on_with_is_ended_by_the_next_run(
-    directory: Path,
     source: Server,
     settings: Settings,
     conn: Connection,
     start_taker: Callable[[], subprocess.Popen[str]],
 ) -> None:
-    source.sql("SET GLOBAL clone_block_ddl = ON")
-    with source.connect() as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK INSTANCE FOR BACKUP")
-        taker = start_taker()
-        assert poll_until(lambda: running_clones(source) == 1, Deadline(30.0))
-        taker.send_signal(signal.SIGKILL)
-        taker.wait(timeout=30)
-        assert running_clones(source) == 1
-        with clone.workspace(settings, conn) as work:
-            assert running_clones(source) == 0
-            assert list(work.iterdir()) == []
-        cursor.execute("UNLOCK INSTANCE")
-    source.sql("SET GLOBAL clone_block_ddl = OFF")
+    taker = start_taker()
+    assert poll_until(lambda: statements(source, "CLONE", "backup lock") == 1, Deadline(60.0))
+    taker.send_signal(signal.SIGKILL)
+    taker.wait(timeout=30)
+    assert statements(source, "CLONE") == 1
+    with clone.workspace(settings, conn) as work:
+        assert statements(source, "CLONE") == 0
+        assert list(work.iterdir()) == []
 
 
+@pytest.mark.usefixtures("held_copy")
 def test_a_lost_lock_ends_the_copy(
     directory: Path,
     source: Server,
@@ -452,17 +467,14 @@ def test_a_lost_lock_ends_the_copy(
     conn: Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def lost(line: str) -> None:
-        raise LockLost(f"the snapshot lock is gone ({line})")
+    def lost(pace: Pace, done: int) -> None:
+        if statements(source, "CLONE", "backup lock"):
+            raise LockLost("the snapshot lock is gone")
 
-    source.sql("SET GLOBAL clone_block_ddl = ON")
-    monkeypatch.setattr(clone.Pace, "reached", lambda self, done: lost("copying"))
-    with source.connect() as blocker, blocker.cursor() as cursor:
-        cursor.execute("LOCK INSTANCE FOR BACKUP")
-        with pytest.raises(LockLost):
-            take(settings, conn, store, cluster_id="c-1", name="mysql-backup-lost")
-        assert running_clones(source) == 0
-    source.sql("SET GLOBAL clone_block_ddl = OFF")
+    monkeypatch.setattr(Pace, "reached", lost)
+    with pytest.raises(LockLost):
+        take(settings, conn, store, cluster_id="c-1", name="mysql-backup-lost")
+    assert statements(source, "CLONE") == 0
     assert everything(directory / "scratch") == []
     assert store.list("") == []
 

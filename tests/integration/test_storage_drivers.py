@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from manager.errors import CannotList, ConfigError, ObjectMissing, StoreError
 from manager.settings import load
 from manager.storage import Store, open_store

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from manager.errors import ConfigError, ObjectMissing, StoreError
 from manager.settings import load
 from manager.storage import Store, open_store
 from manager.storage import s3 as s3_module
 from manager.storage.s3 import MIB, S3Store, part_size
-
 from sandbox import servers
 from sandbox.packages import Packages
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from manager.decide.failover import Candidate, Watch, When, choose, when
-
 from tests.unit.worlds import A, B, C, closed, cluster, gtids, instances, peer, record, replica, row, server
 
 REPLICAS = (peer("node-2", replica()), peer("node-3", replica(C)))

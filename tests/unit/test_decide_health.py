@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from manager.decide.health import Action, decide
 from manager.nodefile import NodeFile
-
 from tests.unit.worlds import (
     A,
     B,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from manager.decide.snapshot import Due, due
-
 from tests.unit.worlds import B, cluster, gtids, instances, record, replica, server, snapshot
 
 SOUND = cluster(last_snapshot=snapshot(), last_binlog="binlog.000002")

@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+
 from manager.errors import SnapshotError
 from manager.snapshot.archive import Digest, compress, content_size, pack, tree_size, unpack
 from manager.snapshot.progress import Pace, size_text

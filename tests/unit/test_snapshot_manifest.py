@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from manager.errors import ObjectMissing, SnapshotError
 from manager.settings import Settings, load
 from manager.snapshot.catalogue import find, service_snapshots

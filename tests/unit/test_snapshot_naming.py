@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from manager.errors import ConfigError
 from manager.settings import Settings, load
 from manager.snapshot.naming import fixed_prefix, is_ours, manifest_name, snapshot_name

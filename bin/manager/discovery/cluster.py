@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,9 @@ _log = logging.getLogger(__name__)
 class Instance:
     """One registration of a node, whatever its checks say.
 
-    `passing` is Consul's own view: every check passes, those of the machine's agent included; `note` is what
-    the node's own health said last.
+    `passing` is Consul's own view: every check passes, and the agent's own (serfHealth) is among them. A node
+    that has left may be registered again by its last check, and has no agent then that would ever fail it.
+    `note` is what the node's own health said last.
     """
 
     service: Service
@@ -123,12 +124,18 @@ def instances(service: Service, name: str, entries: Iterable[Mapping[str, Any]])
             name=_node_name(name, entry),
             address=str(entry["Service"]["Address"] or entry["Node"]["Address"]),
             port=int(entry["Service"]["Port"]),
-            passing=all(check["Status"] == "passing" for check in entry["Checks"]),
+            passing=_passes(entry["Checks"]),
             note=next((str(check["Output"]) for check in entry["Checks"] if check.get("ServiceID")), ""),
         )
         for entry in entries
     ]
     return tuple(sorted(found, key=lambda one: (one.name, one.address)))
+
+
+def _passes(checks: Sequence[Mapping[str, Any]]) -> bool:
+    return all(check["Status"] == "passing" for check in checks) and any(
+        check["CheckID"] == "serfHealth" for check in checks
+    )
 
 
 def make_view(

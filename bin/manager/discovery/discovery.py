@@ -182,6 +182,10 @@ class Discovery:
         """Show this node in no role."""
         self._deregister(self._client.own_services(), "primary", "replica")
 
+    def leave(self) -> None:
+        """Take all of this node's services out, and with them the check that runs its hooks."""
+        self._deregister(self._client.own_services(), "node", "primary", "replica")
+
     def _deregister(self, known: Collection[str], *roles: Service) -> None:
         for role in roles:
             if self._identity(role) in known:

@@ -22,6 +22,7 @@ class ReplicaColumns:
     source_port: str
     source_user: str
     source_uuid: str
+    source_log_file: str
     io_running: str
     sql_running: str
     sql_state: str
@@ -86,6 +87,7 @@ MODERN = Dialect(
         source_port="Source_Port",
         source_user="Source_User",
         source_uuid="Source_UUID",
+        source_log_file="Source_Log_File",
         io_running="Replica_IO_Running",
         sql_running="Replica_SQL_Running",
         sql_state="Replica_SQL_Running_State",

@@ -30,7 +30,7 @@ _COORDINATOR = (
 def follow(
     conn: Connection, *, host: str, port: int, user: str, password: str, auto_position: bool = True
 ) -> None:
-    """Replicate from host:port; returns once the receiver is connected there.
+    """Replicate from host:port; returns once the source there has begun to send.
 
     What was received from the former source and is not applied yet is never thrown away: the applier keeps
     running while the source is changed. Does nothing if replication from there runs already. Raises
@@ -100,19 +100,22 @@ def _wait_connected(conn: Connection, host: str, port: int) -> None:
     def settled() -> bool:
         state = last[0] = read_replication(conn)
         # "No" with an error is final; while "Connecting" the server tries again each second.
-        return (
-            state is None or state.io_running == "Yes" or (state.io_running == "No" and state.io_errno != 0)
-        )
+        return state is None or _receives(state) or (state.io_running == "No" and state.io_errno != 0)
 
     poll_until(settled, Deadline(CONNECT_TIME))
     state = last[0]
     if state is None:
         raise ReplicationFailed(f"{conn.peer}: replication from {host}:{port} is not configured")
-    if state.io_running != "Yes":
+    if not _receives(state):
         why = state.io_error or "no answer from there"
         raise ReplicationFailed(f"{conn.peer}: no replication from {host}:{port}: {why}", state.io_errno)
     if state.sql_errno:
         raise ReplicationFailed(f"{conn.peer}: the applier stopped: {state.sql_error}", state.sql_errno)
+
+
+def _receives(state: ReplicationState) -> bool:
+    """Connected, and the source has accepted the position: "Yes" alone is also said just before it refuses."""
+    return state.io_running == "Yes" and bool(state.source_log_file)
 
 
 def start_replication(conn: Connection) -> None:

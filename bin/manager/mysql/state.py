@@ -22,6 +22,7 @@ class ReplicationState:
     `lag` is in seconds, None while unknown. `applied_all` is true once every transaction that was received
     completely is applied: the applier runs, has read the whole relay log, and all that was received is
     executed. The half of a transaction whose source died does not count (it is never in `retrieved`).
+    `source_log_file` is empty until the present source has begun to send: it says "Yes" before it refuses.
     """
 
     source_host: str
@@ -38,6 +39,7 @@ class ReplicationState:
     sql_errno: int
     sql_error: str
     applied_all: bool
+    source_log_file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def read_replication(conn: Connection) -> ReplicationState | None:
 
 
 def read_row(conn: Connection, *, server_uuid: str) -> LocalRow | None:
-    """Return the server's own row, or None: no schema, no row, or only that of a server it was cloned from."""
+    """Return the server's own row, or None: no schema, no row, or only that of one it was cloned from."""
     try:
         row = conn.row(
             "SELECT server_uuid, cluster_id, epoch, version, opened_epoch, events_epoch, priority, record"
@@ -179,4 +181,5 @@ def _replication(dialect: Dialect, status: dict[str, Any], executed: GtidSet) ->
         sql_errno=int(status["Last_SQL_Errno"]),
         sql_error=status["Last_SQL_Error"],
         applied_all=sql_running and idle and retrieved <= executed,
+        source_log_file=status[names.source_log_file] or "",
     )

@@ -34,8 +34,11 @@ def agent_config(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
         "retry_interval": "1s",
         "rejoin_after_leave": True,
         "leave_on_terminate": True,
+        "performance": {"leave_drain_time": "1s"},
         "enable_local_script_checks": True,
         "disable_update_check": True,
+        # How late the note of a role that stays passing, or failing, may be seen.
+        "check_update_interval": "5s",
         "gossip_lan": GOSSIP,
         "log_level": "WARN",
         "services": [_node_service(settings, manage)],

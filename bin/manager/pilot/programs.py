@@ -1,16 +1,22 @@
-"""The node's programs as supervisord starts them: mysqld behind its pre_start, and the snapshot loop."""
+"""The node's programs as supervisord starts them: agent, mysqld behind pre_start, the snapshot loop."""
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from manager.discovery.discovery import Discovery
+from manager.errors import AutopilotError
 from manager.settings import Settings
 from manager.waiting import pause
+
+LOG = logging.getLogger(__name__)
 
 START_INTERVAL = 2.0
 
@@ -24,6 +30,26 @@ def start_delay(last: float | None, now: float) -> float:
     if last is None or last > now:
         return 0.0
     return max(0.0, START_INTERVAL - (now - last))
+
+
+def run_agent(settings: Settings, consul: Sequence[str]) -> int:
+    """Run the Consul agent and return its exit code; on SIGTERM take this node out of Consul, then end it.
+
+    A leaving agent goes on with its checks for 5 s. One that changes in that time, and here mysqld has just
+    been stopped, writes node and service into Consul's catalogue again, where they then stay: the node that
+    left is no member any more, so nothing ever removes it (measured: after 3 of 6 stops).
+    """
+    agent = subprocess.Popen(consul)
+
+    def leave(*_: object) -> None:
+        try:
+            Discovery(settings).leave()
+        except AutopilotError as error:
+            LOG.warning("this node's services stay in Consul for now: %s", error)
+        agent.terminate()
+
+    signal.signal(signal.SIGTERM, leave)
+    return agent.wait()
 
 
 def run_mysqld(settings: Settings, manage: Sequence[str], mysqld: str) -> NoReturn:

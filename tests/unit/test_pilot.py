@@ -1,0 +1,124 @@
+"""What the pilot writes for the Consul agent and for supervisord."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manager.pilot.consul import agent_config
+from manager.pilot.programs import START_INTERVAL, start_delay
+from manager.pilot.supervisor import supervisor_config
+from manager.settings import Settings, load
+
+MANAGE = ["/venv/bin/python", "/opt/manage.py"]
+
+
+def settings(**environ: str) -> Settings:
+    return load(
+        {
+            "CONSUL": "198.18.0.2",
+            "CONSUL_AGENT": "1",
+            "NODE_NAME": "node-1",
+            "NODE_ADDRESS": "198.18.0.11",
+            "RUN_DIR": "/run/node",
+            **environ,
+        }
+    )
+
+
+def test_the_agent_joins_the_server_and_serves_its_api_at_home() -> None:
+    config = agent_config(settings(CONSUL_CLIENT_ADDRESS="127.0.0.5"), MANAGE)
+    assert config["retry_join"] == ["198.18.0.2"]
+    assert config["bind_addr"] == "198.18.0.11"
+    assert config["client_addr"] == "127.0.0.5"
+    assert config["leave_on_terminate"] is True
+    assert config["disable_update_check"] is True
+    assert "acl" not in config
+
+
+def test_the_node_service_and_its_check_have_the_names_that_the_session_is_bound_to() -> None:
+    config = agent_config(settings(SERVICE_NAME="shop", MYSQL_PORT="3307"), MANAGE)
+    (service,) = config["services"]
+    (check,) = service["checks"]
+    assert (service["name"], service["id"]) == ("shop-node", "shop-node-node-1")
+    assert (service["address"], service["port"]) == ("198.18.0.11", 3307)
+    assert check["id"] == "service:shop-node-node-1"
+    assert check["args"] == [*MANAGE, "health", "--as", "node"]
+    assert check["failures_before_critical"] == 2
+
+
+def test_a_change_of_the_healthy_primaries_runs_on_change() -> None:
+    (watch,) = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
+    assert (watch["service"], watch["passingonly"]) == ("shop-primary", True)
+    assert watch["args"] == [*MANAGE, "on_change"]
+
+
+def test_nodes_of_two_services_on_one_host_are_different_nodes_of_consul() -> None:
+    names = {agent_config(settings(SERVICE_NAME=name), MANAGE)["node_name"] for name in ("one", "two")}
+    assert names == {"one-node-1", "two-node-1"}
+
+
+def test_the_agent_gets_the_token() -> None:
+    config = agent_config(settings(CONSUL_HTTP_TOKEN="t0ken-of-mine"), MANAGE)
+    assert config["acl"]["tokens"] == {"default": "t0ken-of-mine", "agent": "t0ken-of-mine"}
+
+
+@pytest.fixture
+def supervisor() -> configparser.RawConfigParser:
+    text = supervisor_config(
+        settings(RUN_DIR="/run/a node 100%"),
+        consul=["/bin/consul", "agent"],
+        mysqld=["/venv/bin/python", "/opt/with space/pilot.py", "mysqld"],
+        snapshots=["/venv/bin/python", "/opt/pilot.py", "snapshots"],
+    )
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    parser.read_string(text)
+    return parser
+
+
+def test_mysqld_stops_first_and_the_agent_leaves_last(supervisor: configparser.RawConfigParser) -> None:
+    priority = {
+        name: supervisor.getint(f"program:{name}", "priority") for name in ("consul", "snapshots", "mysqld")
+    }
+    assert priority["consul"] < priority["snapshots"] < priority["mysqld"]
+
+
+def test_values_are_quoted_for_supervisord(supervisor: configparser.RawConfigParser) -> None:
+    assert supervisor["program:mysqld"]["command"] == "/venv/bin/python '/opt/with space/pilot.py' mysqld"
+    assert supervisor["supervisord"]["pidfile"] == "/run/a node 100%%/supervisord.pid"
+
+
+def test_no_placeholder_is_left(supervisor: configparser.RawConfigParser) -> None:
+    assert "$" not in "".join(value for section in supervisor.values() for value in section.values())
+
+
+def test_the_configuration_holds_no_secret() -> None:
+    text = supervisor_config(
+        settings(MYSQL_USER="app", MYSQL_PASSWORD="s3cret-text", CONSUL_HTTP_TOKEN="t0ken-of-mine"),
+        consul=["consul"],
+        mysqld=["mysqld"],
+        snapshots=["snapshots"],
+    )
+    assert "s3cret-text" not in text
+    assert "t0ken-of-mine" not in text
+
+
+def test_the_first_start_and_one_after_a_long_run_do_not_wait() -> None:
+    assert start_delay(None, 100.0) == 0.0
+    assert start_delay(100.0, 100.0 + 3600) == 0.0
+
+
+@given(last=st.floats(0, 2e9), now=st.floats(0, 2e9))
+def test_starts_are_spaced_and_no_clock_makes_one_wait_longer(last: float, now: float) -> None:
+    delay = start_delay(last, now)
+    assert 0.0 <= delay <= START_INTERVAL
+    if now >= last:
+        assert now + delay - last >= START_INTERVAL - 1e-6
+
+
+def test_the_template_is_where_the_image_has_it() -> None:
+    assert (Path(__file__).resolve().parents[2] / "etc" / "supervisord.conf.tmpl").is_file()

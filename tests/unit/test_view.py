@@ -1,0 +1,48 @@
+"""What a look at Consul takes for a node, and which nodes it asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from manager.discovery.cluster import instances as read_instances
+from manager.view import one_per_address
+from tests.unit.worlds import cluster, instances
+
+
+def entry(*checks: tuple[str, str]) -> dict[str, Any]:
+    """An entry of Consul's health endpoint with these checks and their states."""
+    return {
+        "Node": {"Node": "mysql-node-1", "Address": "127.0.9.1"},
+        "Service": {"ID": "mysql-node-1", "Address": "127.0.9.1", "Port": 3306},
+        "Checks": [{"CheckID": check, "Status": status, "Output": ""} for check, status in checks],
+    }
+
+
+def passing(*checks: tuple[str, str]) -> bool:
+    """What the view says of an instance with these checks."""
+    return read_instances("replica", "mysql", [entry(*checks)])[0].passing
+
+
+def test_an_instance_passes_if_its_agent_and_its_role_do() -> None:
+    assert passing(("serfHealth", "passing"), ("service:mysql-node-1", "passing"))
+    assert not passing(("serfHealth", "critical"), ("service:mysql-node-1", "passing"))
+    assert not passing(("serfHealth", "passing"), ("service:mysql-node-1", "warning"))
+
+
+def test_a_registration_without_an_agent_never_passes() -> None:
+    assert not passing(("service:mysql-node-1", "passing"))
+
+
+def test_of_two_nodes_at_one_address_the_passing_one_is_there() -> None:
+    sound = instances()
+    gone = replace(sound[1], name="node-0", passing=False)
+    names = [i.name for i in one_per_address(cluster(instances=(gone, *sound)))]
+    assert names == ["node-1", "node-2", "node-3"]
+
+
+def test_while_neither_passes_the_one_with_a_session_is_there() -> None:
+    starting = tuple(replace(i, passing=False) for i in instances())
+    gone = replace(starting[1], name="node-9")
+    names = [i.name for i in one_per_address(cluster(instances=(*starting, gone)))]
+    assert names == ["node-1", "node-2", "node-3"]
