@@ -134,7 +134,9 @@ def test_a_frozen_server_costs_its_time_limit_only(node: Node) -> None:
         node.process.thaw()
 
 
-@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\x05\x00\x00\x00\x0a9.7\x00"])
+@pytest.mark.parametrize(
+    "greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\x05\x00\x00\x00\x0a9.7\x00"]
+)
 def test_something_else_listens_there(node: Node, greeting: bytes) -> None:
     with socket.create_server((OTHER, 0)) as listener:
         port = listener.getsockname()[1]

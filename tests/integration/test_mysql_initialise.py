@@ -104,7 +104,9 @@ def test_only_the_hooks_user_may_log_in_as_autopilot(node: Node) -> None:
     node.start()
     with node.local() as conn:
         assert conn.value("SELECT CURRENT_USER()") == "autopilot@localhost"
-        login = conn.row("SELECT plugin, authentication_string AS os_user FROM mysql.user WHERE User = 'autopilot'")
+        login = conn.row(
+            "SELECT plugin, authentication_string AS os_user FROM mysql.user WHERE User = 'autopilot'"
+        )
         assert login is not None
         assert login["plugin"] == "auth_socket"
     with pytest.raises(pymysql.OperationalError):

@@ -253,7 +253,9 @@ def test_users_events_are_enabled_as_their_owner_made_them(node: Node, conn: Con
     conn.run("CREATE EVENT my_db.`e%v` ON SCHEDULE EVERY 1 DAY DO SET @a = 1")
     conn.run("CREATE EVENT my_db.off ON SCHEDULE EVERY 1 DAY DISABLE DO SET @a = 1")
     conn.run("ALTER DEFINER = 'app'@'%' EVENT my_db.`e%v` DISABLE ON REPLICA")
-    columns = "DEFINER, SQL_MODE, TIME_ZONE, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'my_db'"
+    columns = (
+        "DEFINER, SQL_MODE, TIME_ZONE, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = 'my_db'"
+    )
     with node.local() as other:
         assert operations.enable_users_events(other) == ["my_db.e%v"]
         assert operations.enable_users_events(other) == []

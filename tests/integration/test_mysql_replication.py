@@ -246,7 +246,9 @@ def half(trio: Trio) -> Iterator[tuple[Node, Node, Connection]]:
         assert other.catches_up(primary)
         wire.close()
         primary.kill()
-        worker = "SELECT MAX(APPLYING_TRANSACTION) FROM performance_schema.replication_applier_status_by_worker"
+        worker = (
+            "SELECT MAX(APPLYING_TRANSACTION) FROM performance_schema.replication_applier_status_by_worker"
+        )
         assert wait_for(lambda: bool(conn.value(worker)), LONG)
         yield one, other, conn
 

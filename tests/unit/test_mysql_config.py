@@ -46,7 +46,12 @@ def test_a_server_starts_closed_durable_and_without_replication(settings: Settin
     found = options(settings)
     for name in ("read_only", "super_read_only", "offline_mode", "skip_replica_start", "event_scheduler"):
         assert found[name] == "ON"
-    for name in ("gtid_mode", "enforce_gtid_consistency", "log_replica_updates", "replica_preserve_commit_order"):
+    for name in (
+        "gtid_mode",
+        "enforce_gtid_consistency",
+        "log_replica_updates",
+        "replica_preserve_commit_order",
+    ):
         assert found[name] == "ON"
     assert (found["sync_binlog"], found["innodb_flush_log_at_trx_commit"]) == ("1", "1")
     assert found["relay_log_recovery"] == "OFF"
@@ -84,7 +89,11 @@ def test_buffer_pool(settings: Settings, given: int | None, memory: int, pool: i
 
 @pytest.mark.parametrize(
     ("address", "bind", "admin"),
-    [("198.18.0.7", "*", "127.0.0.1"), ("127.0.33.11", "127.0.33.11", "127.0.33.11"), ("db.example", "*", "127.0.0.1")],
+    [
+        ("198.18.0.7", "*", "127.0.0.1"),
+        ("127.0.33.11", "127.0.33.11", "127.0.33.11"),
+        ("db.example", "*", "127.0.0.1"),
+    ],
 )
 def test_addresses(settings: Settings, address: str, bind: str, admin: str) -> None:
     found = options(replace(settings, node_address=address, mysql_port=3310))
@@ -149,11 +158,17 @@ def machine(root: Path, files: dict[str, str]) -> Path:
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": str(2 * GIB)}, 2 * GIB),
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/memory.max": str(99 * GIB)}, 8 * GIB),
         (
-            {"proc/self/cgroup": "9:cpu:/x\n4:memory:/docker/1\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": str(GIB)},
+            {
+                "proc/self/cgroup": "9:cpu:/x\n4:memory:/docker/1\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": str(GIB),
+            },
             GIB,
         ),
         (
-            {"proc/self/cgroup": "4:memory:/d\n", "sys/fs/cgroup/memory/d/memory.limit_in_bytes": "9223372036854771712"},
+            {
+                "proc/self/cgroup": "4:memory:/d\n",
+                "sys/fs/cgroup/memory/d/memory.limit_in_bytes": "9223372036854771712",
+            },
             8 * GIB,
         ),
     ],

@@ -203,6 +203,7 @@ def _translate(peer: str, error: pymysql.MySQLError) -> MySQLError:
         return AccessDenied(message, errno)
     if errno == _OFFLINE:
         return ServerOffline(message, errno)
-    if errno in _LOST or errno in _LOST_TOO or isinstance(error, pymysql.InterfaceError):
+    if errno in _LOST or errno in _LOST_TOO or errno == 0:
+        # Without a number it is PyMySQL that complains: the session is closed, or out of step.
         return ServerUnreachable(message, errno)
     return MySQLError(message, errno)

@@ -114,7 +114,7 @@ def _wait_connected(conn: Connection, host: str, port: int) -> None:
 
 
 def _receives(state: ReplicationState) -> bool:
-    """Connected, and the source has accepted the position: "Yes" alone is also said just before it refuses."""
+    """Connected, and the source has accepted the position; "Yes" alone is said before it refuses, too."""
     return state.io_running == "Yes" and bool(state.source_log_file)
 
 
