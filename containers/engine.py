@@ -85,7 +85,7 @@ def _install_missing() -> None:
 def _start(directory: Path) -> subprocess.Popen[bytes]:
     program = _daemon_program()
     if program is None or os.getuid() != 0:
-        raise EngineError("no Docker engine answers this user: start one, or run this as root to have it started")
+        raise EngineError("no Docker engine answers: start one, or run this as root to have it started")
     say("no Docker engine runs here: starting one, to be stopped at the end")
     log_file = directory / "dockerd.log"
     with open(log_file, "wb") as log:

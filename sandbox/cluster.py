@@ -20,9 +20,9 @@ from sandbox.node import Node, SandboxError
 from sandbox.packages import ROOT, Packages, ensure
 from sandbox.processes import answers, wait_for
 
-BUCKET = "backups"
 __all__ = ["BUCKET", "DATABASE", "Cluster", "SandboxError", "default_directory"]
 
+BUCKET = "backups"
 STATE_FILE = "cluster.json"
 DATABASE = "app"
 

@@ -60,21 +60,21 @@ class Demo:
         self.summary["first_primary_s"] = self._since(nodes_begin)
         self.say(f"{primary.node} is the primary after {self.summary['first_primary_s']} s")
         self.summary["replica_joined_s"] = {}
-        for count in (1, 2):
-            self._wait_replicas(count, nodes_begin)
+        self._wait_joined({node.name for node in self.cluster.nodes} - {primary.node}, nodes_begin)
         self.show_status()
 
-    def _wait_replicas(self, count: int, begin: float) -> None:
+    def _wait_joined(self, names: set[str], begin: float) -> None:
+        """Wait until these nodes are healthy replicas, and note when each became one."""
         joined = self.summary["replica_joined_s"]
 
-        def enough() -> bool:
+        def all_joined() -> bool:
             for replica in self.cluster.catalogue.replicas:
-                if replica.node not in joined:
+                if replica.node in names and replica.node not in joined:
                     joined[replica.node] = self._since(begin)
                     self.say(f"{replica.node} is a replica after {joined[replica.node]} s")
-            return len(joined) >= count
+            return names <= joined.keys()
 
-        self._until(enough, 120.0, f"fewer than {count} healthy replicas")
+        self._until(all_joined, 120.0, f"not all of {', '.join(sorted(names))} became healthy replicas")
 
     def write_and_read(self) -> None:
         """Rows written on the primary are read on both replicas."""
@@ -116,7 +116,7 @@ class Demo:
         self.say("adding a fourth node; it restores that snapshot")
         begin = time.monotonic()
         node = self.cluster.add_node()
-        self._wait_replicas(3, begin)
+        self._wait_joined({node.name}, begin)
         origin = json.loads((node.directory / "data" / ".autopilot.json").read_text())["origin"]
         if origin != "restored":
             raise SandboxError(f"{node.name} joined, but its data directory is {origin}, not restored")
@@ -152,8 +152,8 @@ class Demo:
         def decided() -> bool:
             if any(replica.node == node.name for replica in self.cluster.catalogue.replicas):
                 state["as"] = "replica"
-            elif (shown := self._shown(node)) and shown.get("answers") and shown.get("errant"):
-                state["as"] = f"kept out: {shown.get('note') or shown.get('errant_gtids')}"
+            elif "diverged" in (reason := self._shown(node).get("note", "")):
+                state["as"] = f"kept out: {reason}"
             return bool(state)
 
         self._until(decided, 90.0, f"{node.name} did not come back")

@@ -77,7 +77,7 @@ class Node:
             shutil.chown(directory, servers.server_user())
 
     def start(self, *options: str) -> None:
-        """What pre_start does, on a copy of an initialised database if there is none; returns once it answers."""
+        """What pre_start does, but on a copy of a database if there is none; returns once it answers."""
         settings = self.settings
         if not is_database(settings.mysql_datadir):
             servers.initialised_datadir(self.packages, settings.mysql_datadir)

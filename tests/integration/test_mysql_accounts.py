@@ -9,12 +9,12 @@ from typing import Any
 
 import pymysql
 import pytest
+
 from manager.errors import MySQLError
 from manager.mysql import accounts
 from manager.mysql.connection import Connection
 from manager.mysql.state import read_state
 from manager.settings import Secret
-
 from sandbox.packages import Packages
 from tests.integration.mysql_nodes import AWKWARD, Node, nodes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -9,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from manager.errors import AccessDenied, MySQLError, ServerOffline, ServerUnreachable
 from manager.mysql import connection, operations
 from manager.mysql.connection import Connection
 from manager.settings import Secret
-
 from sandbox.packages import Packages
 from tests.integration.mysql_nodes import AWKWARD, Node, nodes
 
@@ -107,7 +108,7 @@ def test_nobody_there(node: Node) -> None:
 
 def test_time_limits(node: Node, conn: Connection) -> None:
     assert conn.read_timeout == 20.0
-    with pytest.raises(ZeroDivisionError), conn.timeout(5.0):
+    with contextlib.suppress(ZeroDivisionError), conn.timeout(5.0):
         assert conn.read_timeout == 5.0
         raise ZeroDivisionError
     assert conn.read_timeout == 20.0

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from manager.errors import GuardBusy, GuardLost, ServerUnreachable
 from manager.mysql import operations
 from manager.mysql.connection import Connection
 from manager.mysql.guard import check_held, guard, held, holder, kill_stale_guard
-
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import LONG, Node, nodes

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pymysql
 import pytest
+
 from manager.errors import AutopilotError, ConfigError, TooManyConnections
 from manager.mysql import config, initialise
 from manager.mysql.state import LocalRow, read_state
-
 from sandbox.packages import Packages
 from tests.integration.mysql_nodes import Node, nodes
 
@@ -118,9 +119,10 @@ def test_the_application_may_use_all_connections(node: Node) -> None:
     node.start("--max-connections=10")
     node.found()
     taken = []
-    with pytest.raises(pymysql.OperationalError, match="Too many connections"):
+    with contextlib.suppress(pymysql.OperationalError):
         while len(taken) < 20:
             taken.append(node.client())
+    assert len(taken) == 10
     with node.local() as extra:
         assert extra.value("SELECT 1") == 1
         with pytest.raises(TooManyConnections):

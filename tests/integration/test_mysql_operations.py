@@ -104,7 +104,7 @@ def test_close_is_not_held_up_by_locks_of_the_application(node: Node, conn: Conn
 
 
 def test_close_is_bounded_when_a_privileged_statement_runs(node: Node, conn: Connection) -> None:
-    """A long UPDATE of an account that offline_mode does not cut: closed for applications, NotClosed for us."""
+    """The long UPDATE of an account that offline_mode does not cut."""
     running = threading.Event()
 
     def long_update() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from manager.errors import ConfigError
 from manager.mysql import config, initialise
 from manager.settings import Settings, load

@@ -55,8 +55,9 @@ def initialise(settings: Settings) -> None:
         zones = Path(scratch) / "zones.sql"
         zones.write_text("SET SESSION sql_log_bin = 0;\nUSE mysql;\n" + _zones(settings))
         if os.geteuid() == 0:
-            os.chown(scratch, pwd.getpwnam(settings.mysql_user_os).pw_uid, -1)
-            zones.chmod(0o644)
+            owner = pwd.getpwnam(settings.mysql_user_os)
+            for path in (scratch, zones, settings.mysql_datadir):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
         command = [
             program(settings, "mysqld"),
             f"--defaults-file={settings.mysql_conf}",

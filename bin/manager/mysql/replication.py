@@ -18,7 +18,8 @@ _STOP_TIMEOUT = 1875
 _NO_SUCH_THREAD = 1094
 _HALF = (
     "SELECT APPLYING_TRANSACTION AS gtid FROM performance_schema.replication_applier_status_by_worker"
-    " WHERE CHANNEL_NAME = '' AND SERVICE_STATE = 'ON' AND APPLYING_TRANSACTION <> ''"
+    " WHERE CHANNEL_NAME = '' AND SERVICE_STATE = 'ON' AND APPLYING_TRANSACTION LIKE '%:%'"
+    " AND NOT GTID_SUBSET(APPLYING_TRANSACTION, @@global.gtid_executed)"
 )
 _COORDINATOR = (
     "SELECT t.PROCESSLIST_ID FROM performance_schema.threads t"
