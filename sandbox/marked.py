@@ -63,13 +63,24 @@ def kill(directory: Path) -> None:
     They are stopped first, so that none of them can start another one or see another one die.
     """
     freeze(directory)
+    killed: set[int] = set()
 
     def gone() -> bool:
+        killed.update(processes(directory))
         send(directory, signal.SIGKILL)
-        return not processes(directory)
+        return not processes(directory) and all(map(_ended, killed))
 
     if not wait_for(gone, 30.0, interval=0.01):
         raise TimeoutError(f"processes of {directory} survive SIGKILL: {sorted(processes(directory))}")
+
+
+def _ended(pid: int) -> bool:
+    """True once a process holds no file or port any more; while it ends, it has no environment already."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in ("Z", "X")
 
 
 def freeze(directory: Path) -> None:

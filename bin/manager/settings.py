@@ -318,7 +318,6 @@ VARIABLES: tuple[Variable, ...] = (
 _PAIRS = (
     ("MYSQL_USER", "MYSQL_PASSWORD"),
     ("MYSQL_REPL_USER", "MYSQL_REPL_PASSWORD"),
-    ("AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
 )
 
 
@@ -381,6 +380,9 @@ def _check_together(result: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{absent} is missing, although {present} is set")
     if result["mysql_user"] is not None and result["mysql_user"] == result["mysql_repl_user"]:
         raise ConfigError("MYSQL_REPL_USER must not be the same account as MYSQL_USER")
+    # The other way round it is the usual AWS chain, whose AWS_ACCESS_KEY_ID is not ours.
+    if result["aws_access_key"] is not None and result["aws_secret_access_key"] is None:
+        raise ConfigError("AWS_SECRET_ACCESS_KEY is missing, although AWS_ACCESS_KEY is set")
     if result["backup_driver"] == "s3" and result["aws_bucket"] is None:
         raise ConfigError("AWS_BUCKET is missing, although BACKUP_DRIVER is s3")
     if result["backup_driver"] == "local" and result["storage_dir"] is None:

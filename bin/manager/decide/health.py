@@ -170,6 +170,8 @@ def _without_record(view: View, cluster: ClusterView) -> Decision:
         return Decision(
             Action.WAIT, f"no cluster record, but initialised nodes are registered: {', '.join(others)}"
         )
+    if cluster.snapshot_fault is not None:
+        return Decision(Action.WAIT, f"no cluster record, but {cluster.snapshot_fault}")
     if cluster.last_snapshot is not None:
         reason = f"no cluster record, but a snapshot is registered: {cluster.last_snapshot.id}"
         return Decision(Action.WAIT, f"{reason}; founding anew needs a person")

@@ -44,7 +44,7 @@ def run(node: Node) -> int:
                     cluster_id=cluster.record.id,
                     name=snapshot_name(node.settings, time.time()),
                 )
-            _refuse_unusable(node, manifest)
+            _remove_unusable(node, manifest)
             node.discovery.record_snapshot(_record(node, manifest), lock)
             LOG.info("snapshot %s is complete: %d bytes", manifest.id, manifest.size)
     except (Busy, LockHeld) as other:
@@ -69,13 +69,15 @@ def _look(node: Node) -> tuple[ClusterView, ServerState, Due]:
     return cluster, server, verdict
 
 
-def _refuse_unusable(node: Node, manifest: Manifest) -> None:
-    """A snapshot counts only if a new node could follow from it (SPEC 6, Holes)."""
+def _remove_unusable(node: Node, manifest: Manifest) -> None:
+    """A snapshot counts only if a new node could follow from it (SPEC 6, Holes); SnapshotError if not."""
     with node.local() as conn:
         server = read_state(conn)
-    taken = GtidSet.parse(manifest.gtid)
-    if not taken <= server.executed or not server.purged <= taken:
-        raise SnapshotError(f"snapshot {manifest.id} is not usable: its GTID set does not fit this server's")
+    beyond = GtidSet.parse(manifest.gtid_after) - server.executed
+    if beyond or not server.purged <= GtidSet.parse(manifest.gtid):
+        node.store.delete(manifest.name)
+        node.store.delete(manifest.id)
+        raise SnapshotError(f"snapshot {manifest.id} is not usable and is removed: its GTID set does not fit")
 
 
 def _record(node: Node, manifest: Manifest) -> SnapshotRecord:
