@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test lint lock e2e
+.PHONY: demo demo-down test founding lint lock e2e
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -18,6 +18,12 @@ demo-down:
 # its tests share addresses. `make test ARGS=tests/unit` runs a part.
 test:
 	@$(VENV) -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Five nodes that start at once on an empty Consul, RUNS times: each time exactly one becomes the primary.
+RUNS = 10
+founding:
+	@export FOUNDING_RUNS=$(RUNS); $(VENV) -m pytest tests/integration/test_cluster_founding.py \
+		-k five_nodes_at_once -v $(ARGS)
 
 lint:
 	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy

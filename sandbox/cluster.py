@@ -239,7 +239,9 @@ class Cluster:
         """End every process of the cluster and remove its directory; fine if there is nothing."""
         marked.kill(self.directory)
         if (self.directory / STATE_FILE).exists():
-            servers.remove_s3_sockets(f"{self._saved()['servers']}.2")
+            saved = self._saved()
+            if saved["servers"] == saved["subnet"]:
+                servers.remove_s3_sockets(f"{saved['servers']}.2")
             for entry in self.directory.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self.directory.rmdir()

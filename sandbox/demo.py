@@ -65,7 +65,7 @@ class Demo:
 
     def _wait_joined(self, names: set[str], begin: float) -> None:
         """Wait until these nodes are healthy replicas, and note when each became one."""
-        joined = self.summary["replica_joined_s"]
+        joined: dict[str, float] = self.summary["replica_joined_s"]
 
         def all_joined() -> bool:
             for replica in self.cluster.catalogue.replicas:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ NAME = "autopilot-e2e"
 LABEL = f"label=com.docker.compose.project={NAME}"
 SUBNET = os.environ.get("E2E_SUBNET", "198.18.40.0/24")
 LOG_FILE = ROOT / "build" / f"{NAME}.log"
+WRITE_SECONDS = 90.0
+STATUS_SECONDS = 60.0
+# What a client is told by a node that is not, or is no longer, or is not yet what it was taken for.
+NOT_NOW = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.ProgrammingError)
 FILES = (ROOT / "local-compose.yml", ROOT / "tests" / "e2e" / "internal.yml")
 
 
@@ -55,11 +59,12 @@ class Instance:
 
 @dataclass
 class Project:
-    """One compose project: its command line, its containers, and its Consul."""
+    """One compose project: its command line, its containers, its Consul, and the rows it acknowledged."""
 
     directory: Path
     images: Mapping[str, str]
     settings: dict[str, str] = field(default_factory=dict)
+    rows: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.settings = {
@@ -137,10 +142,6 @@ class Project:
             each for kind in kinds for each in _output(["docker", *kind, "-q", "--filter", LABEL]).split()
         ]
 
-    def manage(self, container: str, *words: str) -> str:
-        """Run `manage.py` in a node and return what it prints."""
-        return _output(["docker", "exec", container, "manage.py", *words])
-
     def consul(self, path: str) -> Any:
         """Return the JSON answer of Consul's HTTP API, or None where it has none now."""
         servers = self.containers("consul")
@@ -191,23 +192,60 @@ class Project:
         finally:
             connection.close()
 
-    def write(self, notes: Iterable[str]) -> None:
-        """Insert one row for each note on the primary, each acknowledged before the next."""
-        primary = self.primary()
-        assert primary, "no healthy primary to write to"
-        with self.client(primary) as cursor:
-            cursor.execute("CREATE TABLE IF NOT EXISTS notes (note VARCHAR(64) PRIMARY KEY)")
-            for note in notes:
-                cursor.execute("INSERT INTO notes VALUES (%s)", (note,))
+    def write(self, label: str, count: int = 100) -> None:
+        """Have rows acknowledged on the primary, as a client does that looks for it again when it is gone."""
+        waiting = [f"{label}-{number}" for number in range(count)]
+
+        def written() -> bool:
+            primary = self.primary()
+            if primary is None:
+                return False
+            with contextlib.suppress(*NOT_NOW), self.client(primary) as cursor:
+                cursor.execute("CREATE TABLE IF NOT EXISTS notes (note VARCHAR(64) PRIMARY KEY)")
+                while waiting:
+                    # One that was lost on the way to us is there already.
+                    cursor.execute("INSERT IGNORE INTO notes VALUES (%s)", (waiting[0],))
+                    self.rows.add(waiting.pop(0))
+            return not waiting
+
+        wait_until(written, WRITE_SECONDS, f"{count} more rows acknowledged")
 
     def read(self, instance: Instance) -> set[str] | None:
-        """Return every row's note on one node, or None while it has no such table or refuses us."""
+        """Return every row on one node, or None while it has no such table or refuses us."""
+        with contextlib.suppress(*NOT_NOW), self.client(instance) as cursor:
+            cursor.execute("SELECT note FROM notes")
+            return {row[0] for row in cursor.fetchall()}
+        return None
+
+    def converged(self, nodes: int) -> bool:
+        """True if one node is the healthy primary, all others its healthy replicas, each with all rows."""
+        primary, replicas = self.primary(), self.healthy("mysql")
+        addresses = {self.address(each) for each in self.containers("mysql")}
+        return (
+            primary is not None
+            and len(addresses) == nodes
+            and {replica.address for replica in replicas} == addresses - {primary.address}
+            and all(self.read(instance) == self.rows for instance in (primary, *replicas))
+        )
+
+    def show(self) -> None:
+        """Print the table of `manage.py status`, once it says that there is a healthy primary."""
+        node = self.containers("mysql")[0]
+        command = ["docker", "exec", node, "manage.py", "status"]
+        table = ""
+
+        def sound() -> bool:
+            nonlocal table
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            )
+            table = done.stdout + done.stderr
+            return done.returncode == 0
+
         try:
-            with self.client(instance) as cursor:
-                cursor.execute("SELECT note FROM notes")
-                return {row[0] for row in cursor.fetchall()}
-        except (pymysql.err.OperationalError, pymysql.err.ProgrammingError):
-            return None
+            wait_until(sound, STATUS_SECONDS, "manage.py status finds a healthy primary")
+        finally:
+            print(table, file=sys.stderr, flush=True)
 
     def kill(self, container: str) -> None:
         """End a node as a host's loss would: SIGKILL, and no restart."""

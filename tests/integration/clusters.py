@@ -41,7 +41,9 @@ _HOOK_LINE = re.compile(r"\S+Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) \w+\[\d+\] ")
 
 
 @contextlib.contextmanager
-def running(packages: Packages, name: str, subnet: str, *, nodes: int = 0, **options: Any) -> Iterator[Cluster]:
+def running(
+    packages: Packages, name: str, subnet: str, *, nodes: int = 0, **options: Any
+) -> Iterator[Cluster]:
     """Start a cluster and that many nodes without waiting for them; at the end nothing of it is left.
 
     `name` tells this cluster's directory from those of other files; `options` are those of Cluster.
@@ -145,7 +147,11 @@ class Server:
 
 def ask(node: Node, sql: str, seconds: float = 2.0) -> list[dict[str, Any]] | None:
     """Return the rows, or None where the server does not answer in time."""
-    with contextlib.suppress(pymysql.MySQLError, OSError), local(node, seconds) as conn, conn.cursor() as cursor:
+    with (
+        contextlib.suppress(pymysql.MySQLError, OSError),
+        local(node, seconds) as conn,
+        conn.cursor() as cursor,
+    ):
         cursor.execute(sql)
         return list(cursor.fetchall())
     return None
@@ -212,7 +218,11 @@ def write(cluster: Cluster, sql: str, *args: object) -> None:
 def writer(cluster: Cluster) -> Writer:
     """A client that writes rows from `start` to `stop`; its table is there."""
     made = Writer(
-        cluster.catalogue, user="app", password=cluster.secrets["MYSQL_PASSWORD"], database=DATABASE, pause=0.02
+        cluster.catalogue,
+        user="app",
+        password=cluster.secrets["MYSQL_PASSWORD"],
+        database=DATABASE,
+        pause=0.02,
     )
     until(lambda: _table_made(made), LONG, "the writer's table cannot be made")
     return made
@@ -239,7 +249,22 @@ def not_converged(cluster: Cluster, replicas: int) -> str:
     if len(healthy) != replicas:
         return f"healthy replicas are {healthy}, not {replicas}"
     opened = open_nodes(cluster)
-    return "" if opened == [primary.node] else f"open for writing are {opened}, not {primary.node} alone"
+    if opened != [primary.node]:
+        return f"open for writing are {opened}, not {primary.node} alone"
+    # For a moment Consul shows what a node was before its restart: its server has to say so as well.
+    reasons = (not_serving(cluster.node(name), primary.address) for name in healthy)
+    return next(filter(None, reasons), "")
+
+
+def not_serving(replica: Node, primary: str) -> str:
+    """Return what is missing to a replica that serves reads and follows the primary at that address."""
+    server, found = look(replica), ask(replica, "SHOW REPLICA STATUS")
+    if server is None or not found:
+        return f"{replica.name} does not answer as a replica"
+    status = {name: found[0][name] for name in ("Source_Host", "Replica_IO_Running", "Replica_SQL_Running")}
+    if server.offline or not server.read_only or tuple(status.values()) != (primary, "Yes", "Yes"):
+        return f"{replica.name} is {server}, {status}"
+    return ""
 
 
 def converged(cluster: Cluster, replicas: int, seconds: float = LONG) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tests.integration.clusters import LONG, Ran, converged, manage, record, run
 pytestmark = pytest.mark.timeout(600)
 
 NOBODY = "127.0.66.99"
-ROOT = "r00t's \"own\" \\ password"
+ROOT = 'root\'s "own" \\ password'
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,9 @@ def contents(conn: pymysql.Connection[Any]) -> dict[str, Any]:
             found.setdefault(table, []).append(sorted((name.lower(), str(row[name])) for name in row))
     for row in rows(conn, "SELECT SCHEMA_NAME AS name FROM information_schema.SCHEMATA"):
         found.setdefault("databases", []).append(row["name"])
-    for row in rows(conn, "SELECT EVENT_SCHEMA AS db, EVENT_NAME AS name, STATUS AS s FROM information_schema.EVENTS"):
+    for row in rows(
+        conn, "SELECT EVENT_SCHEMA AS db, EVENT_NAME AS name, STATUS AS s FROM information_schema.EVENTS"
+    ):
         found.setdefault("events", []).append(f"{row['db']}.{row['name']} {row['s']}")
     found["definition"] = rows(conn, "SHOW CREATE TABLE shop.orders")
     found["rows"] = rows(conn, "SELECT * FROM shop.orders ORDER BY id")

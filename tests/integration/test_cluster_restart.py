@@ -126,7 +126,9 @@ def test_a_consul_that_comes_back_empty_is_told_again(cluster: Cluster) -> None:
         shutil.rmtree(cluster.directory / "consul" / "data")
         count = len(client.acknowledged)
         until(
-            lambda: len(client.acknowledged) >= count + 100 or client.errors, LONG, "writes stop without Consul"
+            lambda: len(client.acknowledged) >= count + 100 or client.errors,
+            LONG,
+            "writes stop without Consul",
         )
         assert not client.errors, "an async primary with all of its replicas attached goes on without Consul"
         cluster.start_consul()
@@ -138,5 +140,9 @@ def test_a_consul_that_comes_back_empty_is_told_again(cluster: Cluster) -> None:
         client.end()
     assert not client.errors, "writes were interrupted"
     assert opened == {before["primary_name"]}, "a second primary"
-    assert (after["id"], after["epoch"], after["primary"]) == (before["id"], before["epoch"], before["primary"])
+    assert (after["id"], after["epoch"], after["primary"]) == (
+        before["id"],
+        before["epoch"],
+        before["primary"],
+    )
     same_rows(cluster, "kept", {*range(1, 101), *range(1000, 1003), 2000, 2001, *client.acknowledged})

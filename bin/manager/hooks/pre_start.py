@@ -46,7 +46,9 @@ def run(node: Node) -> int:
 def _refuse_if_running(node: Node) -> None:
     with contextlib.suppress(OSError, ValueError):
         pid = int(node.settings.pid_file.read_text())
-        if Path(f"/proc/{pid}/comm").read_text().strip() == "mysqld":
+        name, _, state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        # One that has ended stays in the process table as a zombie until its parent has looked.
+        if name.endswith("(mysqld") and state.split()[0] not in ("Z", "X"):
             raise AutopilotError(f"mysqld is running (pid {pid}): pre_start is for before its start")
 
 

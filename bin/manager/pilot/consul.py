@@ -61,7 +61,8 @@ def agent_config(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
 def _node_service(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
     """The service that passes while the local mysqld answers; `health` registers the roles by itself.
 
-    One slow check must not flip a node, hence two failures in a row (Consul 1.7 and later).
+    One slow check must not flip a node, hence two failures in a row (Consul 1.7 and later); and the hook ends
+    itself after 4 s, so Consul's own limit is only for one that cannot even do that.
     """
     identity = f"{settings.node_service}-{settings.node_name}"
     return {
@@ -75,7 +76,7 @@ def _node_service(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
                 "name": "mysqld answers",
                 "args": [*manage, "health", "--as", "node"],
                 "interval": "2s",
-                "timeout": "5s",
+                "timeout": "10s",
                 "failures_before_critical": 2,
             }
         ],
