@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-from collections.abc import Iterator
 from functools import cached_property
 
 from manager import nodefile
 from manager.discovery.discovery import Discovery
-from manager.errors import Busy
+from manager.flock import flocked
 from manager.mysql import connection
 from manager.mysql.connection import Connection
 from manager.settings import Settings
 from manager.storage import Store, open_store
-from manager.waiting import Deadline, poll_until
 
 
 class Node:
@@ -52,32 +49,13 @@ class Node:
         """Replace the durable facts about this node's data directory."""
         nodefile.write(self.settings.mysql_datadir, content)
 
-    @contextlib.contextmanager
-    def alone(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Keep two processes of this node from doing `what` at once (flock).
-
-        Raises Busy if another one still does it after `wait` seconds. The lock goes with the process.
-        """
-        self.settings.run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            self.settings.run_dir / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    def alone(self, what: str, *, wait: float = 0.0) -> contextlib.AbstractContextManager[None]:
+        """Keep two processes of this node from doing `what` at once; Busy if another one still does after `wait` s."""
+        return flocked(
+            self.settings.run_dir / f"{what}.lock", wait=wait, busy=f"another {what} of this node is running"
         )
-        try:
-            if not poll_until(lambda: _locked(descriptor), Deadline(wait)):
-                raise Busy(f"another {what} of this node is running")
-            yield
-        finally:
-            os.close(descriptor)
 
     def kill_server(self) -> None:
         """SIGKILL this node's mysqld: the fence when it cannot be closed in time (SPEC 7)."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             os.kill(int(self.settings.pid_file.read_text()), signal.SIGKILL)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

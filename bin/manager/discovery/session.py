@@ -7,17 +7,15 @@ only a hint: the id is checked with Consul at each use.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from manager.discovery.client import Client
 from manager.discovery.cluster import session_name
-from manager.errors import Busy, SessionInvalid
+from manager.errors import SessionInvalid
+from manager.flock import flocked
 from manager.settings import Settings
-from manager.waiting import Deadline, poll_until
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -88,23 +86,11 @@ class NodeSession:
             file.write(session)
         os.replace(new, self._file)
 
-    @contextlib.contextmanager
-    def _only_one(self) -> Iterator[None]:
+    def _only_one(self) -> contextlib.AbstractContextManager[None]:
         """Keep this node's processes from making, and destroying, each other's sessions."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._lock_file, "w") as file:
-            if not poll_until(lambda: _locked(file.fileno()), Deadline(self._wait)):
-                raise Busy("another process of this node is making its Consul session")
-            yield
+        busy = "another process of this node is making its Consul session"
+        return flocked(self._lock_file, wait=self._wait, busy=busy)
 
     @property
     def _lock_file(self) -> Path:
         return self._file.with_name("session.lock")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

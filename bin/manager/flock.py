@@ -1,0 +1,33 @@
+"""Keeping two processes of one node apart, by a lock on a file that goes with the process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from manager.errors import Busy
+from manager.waiting import Deadline, poll_until
+
+
+@contextlib.contextmanager
+def flocked(path: Path, *, wait: float, busy: str) -> Iterator[None]:
+    """Hold the lock on `path` within the block; Busy, with the text `busy`, if it is not free in `wait` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not poll_until(lambda: _locked(descriptor), Deadline(wait)):
+            raise Busy(busy)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
