@@ -115,9 +115,14 @@ def one_per_address(cluster: ClusterView) -> list[Instance]:
 
 
 def primary_instance(cluster: ClusterView) -> Instance | None:
-    """The healthy primary service, or None. If two nodes advertise themselves, the lock holder wins."""
+    """The healthy primary service, or None. If two nodes advertise themselves, the lock holder wins.
+
+    While nobody holds PRIMARY_KEY there is none: what still passes is a check that nobody has looked at since.
+    """
     passing = [i for i in cluster.of("primary") if i.passing]
     holder = cluster.lock_holder
+    if cluster.lock_session is None:
+        return None
     for instance in passing:
         if holder is not None and instance.name == holder.name:
             return instance

@@ -19,6 +19,7 @@ cat >/etc/s3.json <<END
 END
 
 # Its parts know each other by the loopback address: the container's own may be another after a restart.
+# Beside each port it listens on the port 10000 above, which must not be one that connections go out from.
 exec /usr/bin/weed -logtostderr=true mini -dir=/data -ip=127.0.0.1 -ip.bind=0.0.0.0 \
-    -s3.config=/etc/s3.json -bucket="$AWS_BUCKET" -s3.autoCreateBucket=false -s3.port=8333 \
+    -s3.config=/etc/s3.json -bucket="$AWS_BUCKET" -s3.autoCreateBucket=false -s3.port=8333 -admin.port=8646 \
     -s3.port.iceberg=0 -s3.port.lance=0 -webdav=false -admin.ui=false -master.telemetry=false

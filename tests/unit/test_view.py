@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from manager.discovery.cluster import instances as read_instances
-from manager.view import one_per_address
+from manager.view import one_per_address, primary_instance
 from tests.unit.worlds import cluster, instances
 
 
@@ -46,3 +46,17 @@ def test_while_neither_passes_the_one_with_a_session_is_there() -> None:
     gone = replace(starting[1], name="node-9")
     names = [i.name for i in one_per_address(cluster(instances=(*starting, gone)))]
     assert names == ["node-1", "node-2", "node-3"]
+
+
+def test_who_is_advertised_is_the_primary_only_while_the_lock_is_held() -> None:
+    advertised = primary_instance(cluster())
+    assert advertised is not None
+    assert advertised.name == "node-1"
+    assert primary_instance(cluster(lock_session=None)) is None
+
+
+def test_of_two_that_advertise_themselves_the_lock_holder_is_the_primary() -> None:
+    two = (*instances("node-3"), *(i for i in instances("node-1") if i.service == "primary"))
+    advertised = primary_instance(cluster(instances=two))
+    assert advertised is not None
+    assert advertised.name == "node-1"

@@ -22,7 +22,9 @@ from manager.settings import Settings
 
 LOCAL_ACCOUNT = "autopilot"
 CONNECT_TIMEOUT = 2.0
-ADMIN_PORT = 33062
+# Not MySQL's 33062, from which a hook's own connection to Consul may go out: a port that was used that way
+# cannot be listened on for a minute, and mysqld does not start (measured).
+ADMIN_PORT = 13306
 
 # The server's settings may be a user's own; what our statements rely on is set for the session.
 _SESSION = (
