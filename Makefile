@@ -17,7 +17,7 @@ demo-down:
 # Unit tests, and integration tests against real servers on loopback; one file stays in one process, since
 # its tests share addresses. `make test ARGS=tests/unit` runs a part.
 test:
-	@$(VENV) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(VENV) -m pytest -n 3 --dist loadfile $(ARGS)
 
 # Five nodes that start at once on an empty Consul, RUNS times: each time exactly one becomes the primary.
 RUNS = 10
