@@ -9,9 +9,9 @@ from tests.e2e.compose import Project, existing_volumes, wait_until
 
 pytestmark = pytest.mark.timeout(1500)
 
-START_SECONDS = 120.0
-SETTLE_SECONDS = 120.0
-FAILOVER_SECONDS = 60.0
+START_SECONDS = 180.0
+SETTLE_SECONDS = 180.0
+FAILOVER_SECONDS = 90.0
 READ_ONLY = 1290
 
 

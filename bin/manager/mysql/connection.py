@@ -22,8 +22,8 @@ from manager.settings import Settings
 
 LOCAL_ACCOUNT = "autopilot"
 CONNECT_TIMEOUT = 2.0
-# Not MySQL's 33062, from which a hook's own connection to Consul may go out: a port that was used that way
-# cannot be listened on for a minute, and mysqld does not start (measured).
+# Not MySQL's 33062, which is among the ports that connections go out from: while one does, mysqld cannot listen
+# there and does not start (seen: nine starts in a row failed).
 ADMIN_PORT = 13306
 
 # The server's settings may be a user's own; what our statements rely on is set for the session.
