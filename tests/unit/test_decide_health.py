@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manager.decide.health import Action, decide
+from manager.decide.health import Action, decide, newest_copy
 from manager.nodefile import NodeFile
 from tests.unit.worlds import (
     A,
@@ -299,6 +299,12 @@ class TestConsulFromThePast:
             cluster=self.EMPTY_CONSUL, peers=(peer("node-2", server(B, row=row(B, newer, opened=2))),)
         )
         expect(seen, Action.CLOSE, "node-2 has seen a newer one")
+
+    def test_a_later_version_of_its_own_epoch_on_a_replica_is_what_counts(self) -> None:
+        later = record(version=3)
+        seen = view(cluster=self.EMPTY_CONSUL, peers=(peer("node-2", replica(row=row(B, later))),))
+        expect(seen, Action.REWRITE, "open primary")
+        assert newest_copy(seen) == later
 
     def test_a_replica_waits_for_the_primary(self) -> None:
         seen = view("node-2", server=replica(), cluster=self.EMPTY_CONSUL)

@@ -194,7 +194,7 @@ def _record_from_the_past(view: View, cluster: ClusterView, own: Record) -> Deci
         return Decision(Action.WAIT, f"the cluster record {was}; no Consul session yet")
     if cluster.lock_session is not None and not view.holds_lock:
         return _stay_out(view, f"the cluster record {was} and somebody else holds PRIMARY_KEY")
-    newer = [p.name for p in view.peers if _has_seen_more(p, own)]
+    newer = [p.name for p in view.peers if _has_seen_more(p, newest_copy(view))]
     if newer:
         return _stay_out(view, f"the cluster record {was}, and {', '.join(newer)} has seen a newer one")
     if server.serves and row.opened_epoch == own.epoch:
@@ -206,6 +206,20 @@ def _record_from_the_past(view: View, cluster: ClusterView, own: Record) -> Deci
             Action.WAIT, f"the cluster record {was}; not writing it again before {', '.join(silent)} answers"
         )
     return Decision(Action.REWRITE, f"the cluster record {was}, and no node has seen a newer one")
+
+
+def newest_copy(view: View) -> Record:
+    """Return the newest copy of the record by which this node is primary at its own copy's epoch.
+
+    Another server may hold a later version of it: what this primary wrote last, and has not put into its own
+    row yet.
+    """
+    own = view.own
+    assert own is not None
+    rows = [p.state.row for p in view.peers if p.state is not None and p.state.row is not None]
+    copies = [Record.from_json(row.record) for row in rows if row.record and row.epoch == own.epoch]
+    same = [copy for copy in copies if (copy.id, copy.primary) == (own.id, own.primary)]
+    return max([own, *same], key=lambda copy: copy.version)
 
 
 def _without_consul(view: View) -> Decision:

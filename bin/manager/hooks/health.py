@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from manager import nodefile
-from manager.decide.health import FINAL, Action, Decision, decide
+from manager.decide.health import FINAL, Action, Decision, decide, newest_copy
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Origin, Record
 from manager.errors import (
@@ -207,9 +207,7 @@ def _retake(work: _Work) -> None:
 
 
 def _rewrite(work: _Work) -> None:
-    own = work.view.own
-    assert own is not None
-    record = own.touched()
+    record = newest_copy(work.view).touched()
     work.node.discovery.retake(record, work.cluster.record_index, work.session)
 
 
