@@ -134,6 +134,12 @@ class TestReplica:
         failed = replica(replication=source(sql_running=False, sql_error="1062 duplicate"))
         expect(view("node-2", server=failed, primary=peer("node-1", server())), Action.WAIT, "1062 duplicate")
 
+    def test_starts_a_receiver_that_a_freeze_stopped_while_it_could_not_connect(self) -> None:
+        frozen = replica(replication=source(io_running="No", io_errno=2003, io_error="cannot connect"))
+        expect(view("node-2", server=frozen, primary=peer("node-1", server())), Action.START, "is stopped")
+        purged = replica(replication=source(io_running="No", io_errno=13114, io_error="purged"))
+        expect(view("node-2", server=purged, primary=peer("node-1", server())), Action.WAIT, "fails: purged")
+
     def test_a_row_in_the_status_is_not_enough(self) -> None:
         connecting = replica(replication=source(io_running="Connecting"))
         expect(view("node-2", server=connecting, primary=peer("node-1", server())), Action.WAIT, "connecting")

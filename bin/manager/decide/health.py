@@ -34,6 +34,8 @@ class Action(Enum):
     WAIT = "wait"
 
 
+CONNECTION_REFUSED = frozenset({1040, 1045, 1053, 1130, 3032, 3118, 3159})
+
 FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.BEGIN_ANEW})
 
 
@@ -129,13 +131,22 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
     )
     if source is None or not pointed:
         return Decision(Action.FOLLOW, f"{primary.name} is the primary, {reason}")
-    if source.io_error or source.sql_error:
+    if source.sql_error or (source.io_running == "No" and not _may_pass(source.io_errno)):
         return Decision(
             Action.WAIT, f"replication from {primary.name} fails: {source.sql_error or source.io_error}"
         )
     if source.io_running == "Connecting":
-        return Decision(Action.WAIT, f"replication is connecting to {primary.name}")
+        why = f": {source.io_error}" if source.io_error else ""
+        return Decision(Action.WAIT, f"replication is connecting to {primary.name}{why}")
     return Decision(Action.START, f"replication from {primary.name} is stopped, {reason}")
+
+
+def _may_pass(errno: int) -> bool:
+    """True if a stopped receiver's last error is no reason not to start it again: none, or no connection.
+
+    A runner's freeze stops receivers in the very moment in which they cannot reach their source.
+    """
+    return errno == 0 or 2000 <= errno < 3000 or errno in CONNECTION_REFUSED
 
 
 def _replicating(view: View, record: Record) -> Decision:
