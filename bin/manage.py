@@ -11,9 +11,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from manager import __version__, log
-from manager.errors import AutopilotError
-from manager.node import Node
+from manager import __version__, log, nodefile
+from manager.errors import AutopilotError, Unhealthy
 from manager.settings import Settings, load
 
 LOG = logging.getLogger("manager")
@@ -41,8 +40,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments or ["pre_start"])
 
 
+def idle(settings: Settings, command: str) -> bool:
+    """True if a hook has nothing to do on a node that is not part of the cluster yet; Unhealthy without a server.
+
+    Answered before anything that talks with Consul or MySQL is loaded: that is most of a hook's work, and a node
+    that is still being initialised needs the processor itself (measured: 0.2 s of it for each run).
+    """
+    if command == "health" and not settings.socket.exists():
+        raise Unhealthy(f"the local server: mysqld does not run (there is no {settings.socket})")
+    if command not in ("on_change", "snapshot_task"):
+        return False
+    file = nodefile.read(settings.mysql_datadir)
+    if file is not None and file.ready:
+        return False
+    LOG.info("not part of the cluster yet: nothing to do")
+    return True
+
+
 def dispatch(settings: Settings, options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if idle(settings, options.command):
+        return 0
+    from manager.node import Node
+
     node = Node(settings)
     match options.command:
         case "pre_start":

@@ -271,6 +271,8 @@ def _follow(work: _Work) -> None:
     assert settings.mysql_repl_password is not None
     with guard(work.conn), work.conn.timeout(STEP_TIME):
         work.still_true(lock=False)
+        if work.view.file.origin == "restored" and not work.view.file.ready:
+            operations.forget_source(work.conn)  # that of the server whose copy this is
         operations.follow(
             work.conn,
             host=primary.address,

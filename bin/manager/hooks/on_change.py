@@ -40,10 +40,6 @@ def run(node: Node) -> int:
 
 def _run(node: Node, deadline: Deadline) -> int:
     while not deadline.over:
-        file = node.file()
-        if file is None or not file.ready:
-            LOG.info("not part of the cluster yet: nothing to do")
-            return 0
         if _there_is_a_primary(node):
             _check_own_health(node)
             return 0

@@ -21,10 +21,6 @@ LOG = logging.getLogger(__name__)
 
 def run(node: Node) -> int:
     """Return 0 when nothing is due or the snapshot is complete and recorded; an AutopilotError otherwise."""
-    file = node.file()
-    if file is None or not file.ready:
-        LOG.debug("not part of the cluster yet: no snapshot")
-        return 0
     cluster, server, verdict = _look(node)
     if not verdict.take:
         LOG.debug("no snapshot: %s", verdict.reason)
