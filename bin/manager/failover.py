@@ -18,11 +18,11 @@ from manager.decide.failover import Candidate, Choice, Watch, When, choose, when
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
-from manager.errors import AutopilotError, GuardLost, MySQLError, TransactionRefused
+from manager.errors import AutopilotError, MySQLError, TransactionRefused
 from manager.gtid import GtidSet
 from manager.mysql import operations
 from manager.mysql.connection import Connection
-from manager.mysql.guard import guard, held
+from manager.mysql.guard import check_held, guard
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.view import Peer, in_parallel, read_peers
@@ -281,8 +281,7 @@ def _promote(
     assert choice.chosen is not None
     assert choice.chosen.session is not None
     for item in frozen:
-        if not held(item.conn):
-            raise GuardLost(f"the guard of {item.peer.name} was lost: it may no longer be frozen")
+        check_held(item.conn)
     promoted = record.promoted(chosen.state.server_uuid, chosen.peer.name, reason)
     node.discovery.promote(
         promoted,

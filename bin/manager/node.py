@@ -9,8 +9,9 @@ from functools import cached_property
 
 from manager import nodefile
 from manager.discovery.discovery import Discovery
+from manager.errors import TooManyConnections
 from manager.flock import flocked
-from manager.mysql import connection
+from manager.mysql import config, connection
 from manager.mysql.connection import Connection
 from manager.settings import Settings
 from manager.storage import Store, open_store
@@ -34,8 +35,15 @@ class Node:
         return open_store(self.settings)
 
     def local(self, *, timeout: float = 1.0) -> Connection:
-        """A connection to this node's own server over its socket; see `connection.local` for the errors."""
-        return connection.local(self.settings, timeout=timeout)
+        """A connection to this node's own server over its socket; see `connection.local` for the errors.
+
+        Where clients have used up all connections it goes over the administrative port: that server is not dead.
+        """
+        try:
+            return connection.local(self.settings, timeout=timeout)
+        except TooManyConnections:
+            address = config.admin_address(self.settings)
+            return connection.remote(self.settings, address, connection.ADMIN_PORT, timeout=timeout)
 
     def remote(self, address: str, port: int, *, timeout: float = 1.0) -> Connection:
         """A connection to another node's server as MYSQL_REPL_USER; errors as of `connection.remote`."""

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from manager.discovery.client import Client, Operation
-from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view, node_sessions
+from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record, SnapshotRecord
 from manager.discovery.session import NodeSession
@@ -53,10 +53,6 @@ class Discovery:
         sessions = self._client.sessions()
         found = [one for service in self._services for one in self._instances(service)]
         return make_view(settings, keys, sessions, found)
-
-    def session_of(self, node_name: str) -> str | None:
-        """Return the id of a node's living session, or None."""
-        return node_sessions(self._settings, self._client.sessions()).get(node_name)
 
     def _instances(self, service: Service) -> tuple[Instance, ...]:
         name = self._services[service]

@@ -171,7 +171,7 @@ def _take_over(work: _Work) -> None:
     record = work.record.taken_over(
         primary=work.uuid, primary_name=work.node.name, reason=work.decision.reason
     )
-    work.node.discovery.retake(record, work.cluster.record_index, work.session)
+    work.node.discovery.take_over(record, work.cluster.record_index, work.session)
 
 
 def _bootstrap(work: _Work) -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "enable_users_events",
     "follow",
     "forget_source",
-    "let_hooks_write",
     "open_for_reading",
     "open_for_writing",
     "privileged_writes",
@@ -75,11 +74,6 @@ def _set_super_read_only(conn: Connection, seconds: float) -> None:
         raise NotClosed(
             f"{conn.peer}: not read-only after {seconds:.0f} s, something holds a lock", 1205
         ) from None
-
-
-def let_hooks_write(conn: Connection) -> None:
-    """Lift super_read_only alone: privileged accounts may write, read_only keeps everybody else from it."""
-    conn.run("SET GLOBAL super_read_only = 0")
 
 
 def open_for_reading(conn: Connection) -> None:
