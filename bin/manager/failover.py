@@ -18,11 +18,11 @@ from manager.decide.failover import Candidate, Choice, Watch, When, choose, when
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
-from manager.errors import AutopilotError, MySQLError, TransactionRefused
+from manager.errors import AutopilotError, GuardBusy, MySQLError, TransactionRefused
 from manager.gtid import GtidSet
 from manager.mysql import operations
 from manager.mysql.connection import Connection
-from manager.mysql.guard import check_held, guard
+from manager.mysql.guard import check_held, guard, kill_stale_guard
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.view import Peer, in_parallel, read_peers
@@ -34,7 +34,9 @@ DECIDE_TIME = 60.0
 DRAIN_TIME = 30.0
 DRAIN_ROUND = 2.0
 CATCH_UP_TIME = 10.0
+GUARD_PATIENCE = 1.0
 GUARD_WAIT = 6.0
+STALE_GUARD = 5.0
 STEP_TIME = 10.0
 
 
@@ -218,7 +220,12 @@ def _guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | Non
     stack = ExitStack()
     try:
         conn = stack.enter_context(node.remote(peer.address, peer.port, timeout=STEP_TIME))
-        stack.enter_context(guard(conn, wait=GUARD_WAIT))
+        try:
+            stack.enter_context(guard(conn, wait=GUARD_PATIENCE))
+        except GuardBusy:
+            # This runner has the failover lock, so whoever has held the guard for so long makes no progress.
+            kill_stale_guard(conn, older_than_s=STALE_GUARD)
+            stack.enter_context(guard(conn, wait=GUARD_WAIT))
     except MySQLError as error:
         stack.close()
         return None, None, str(error)
