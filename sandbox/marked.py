@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandbox.processes import wait_for
+from sandbox.processes import states, stop_here, wait_for
 
 MARKER = "AUTOPILOT_NODE_DIR"
 
@@ -76,11 +76,7 @@ def kill(directory: Path) -> None:
 
 def _ended(pid: int) -> bool:
     """True once a process holds no file or port any more; while it ends, it has no environment already."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in ("Z", "X")
+    return states(pid) <= {"Z", "X"}
 
 
 def freeze(directory: Path) -> None:
@@ -90,7 +86,8 @@ def freeze(directory: Path) -> None:
         found = processes(directory)
         if found <= seen:
             return
-        send(directory, signal.SIGSTOP)
+        for pid in found:
+            stop_here(pid)
         seen |= found
 
 

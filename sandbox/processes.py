@@ -33,6 +33,27 @@ def answers(address: str, port: int) -> bool:
     return False
 
 
+def states(pid: int) -> set[str]:
+    """Return the states of a process's threads (the letters of proc_pid_stat(5)); empty once it is gone."""
+    found = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.add(stat.read_text().rpartition(")")[2].split()[0])
+    return found
+
+
+def stop_here(pid: int) -> None:
+    """SIGSTOP, and wait until no thread of the process runs any more; TimeoutError after 10 s.
+
+    The signal alone is no more than a request: a thread on another core goes on until it has seen it.
+    One that waits in the kernel (D: for a disk, or for a vfork's child) stops before it is back from there.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGSTOP)
+    if not wait_for(lambda: states(pid) <= {"T", "t", "Z", "X", "D"}, 10.0, interval=0.001):
+        raise TimeoutError(f"process {pid} does not stop: {sorted(states(pid))}")
+
+
 class Process:
     """One server in its own session, its output in a log file."""
 
@@ -78,8 +99,9 @@ class Process:
             os.killpg(self.pid, number)
 
     def freeze(self) -> None:
-        """Stop all of its processes as they are (SIGSTOP)."""
+        """Stop all of its processes as they are; returns when the first of them has stopped."""
         self.signal(signal.SIGSTOP)
+        stop_here(self.pid)
 
     def thaw(self) -> None:
         """Let frozen processes go on (SIGCONT)."""

@@ -17,6 +17,7 @@ import pytest
 from sandbox import servers
 from sandbox.cluster import Cluster
 from sandbox.packages import Packages
+from sandbox.processes import stop_here
 from tests.integration.clusters import LONG, Ran, converged, manage, record, running, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -247,11 +248,11 @@ def test_a_node_whose_consul_is_away_and_whose_server_hangs(cluster: Cluster) ->
         assert health.code == 1
         assert "Consul" in health.one_line()
 
-        process.signal(signal.SIGSTOP)
+        process.freeze()
         try:
             hangs = manage(packages, env, "health")
         finally:
-            process.signal(signal.SIGCONT)
+            process.thaw()
         assert hangs.code in (1, 2)
         assert "the local server" in hangs.one_line()
         assert hangs.seconds < 6.0, "health has 4 s (and Python some time to start)"
@@ -267,7 +268,7 @@ def test_a_frozen_server_is_seen_by_its_own_pilot(cluster: Cluster) -> None:
     """The `-node` check turns critical, the role goes, and everything is back when the server goes on."""
     node = cluster.node("node-2")
     pid = int((node.directory / "run" / "mysqld.pid").read_text())
-    os.kill(pid, signal.SIGSTOP)
+    stop_here(pid)
     try:
         service = f"{cluster.service_name}-node"
         until(
