@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test founding lint lock e2e
+.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -17,7 +17,11 @@ demo-down:
 # Unit tests, and integration tests against real servers on loopback; one file stays in one process, since
 # its tests share addresses. `make test ARGS=tests/unit` runs a part.
 test:
-	@$(VENV) -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(VENV) -m pytest -n 3 --dist loadfile -m "not failover" $(ARGS)
+
+# Whole clusters in semisync, and the return of diverged nodes.
+test-failover:
+	@$(VENV) -m pytest -n 2 --dist loadfile -m failover $(ARGS)
 
 # Five nodes that start at once on an empty Consul, RUNS times: each time exactly one becomes the primary.
 RUNS = 10
@@ -38,6 +42,24 @@ lock:
 	PIP_FIND_LINKS= $(LOCK) --output-file requirements.lock pyproject.toml
 	PIP_FIND_LINKS= $(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 	rm -r build/lock
+
+# --- Faults -----------------------------------------------------------------------------------------
+
+# Writers, a seeded schedule of faults, and a checker: docs/faults.md. A violation ends it with 1 (make: 2),
+# and keeps history and logs in build/faults/SEED. `make faults SEED=7 MINUTES=5 FAULTS=node,partition`.
+faults:
+	@$(VENV) -m faults --seed "$(SEED)" --minutes "$(MINUTES)" --faults "$(FAULTS)" \
+		--durability "$(DURABILITY)" --overlap "$(OVERLAP)" --keep "$(KEEP)"
+
+# --- Measurements -----------------------------------------------------------------------------------
+
+# Root only. How long nobody can write after each fault, beside Group Replication, into bench/results.
+bench-failover:
+	@$(VENV) -m bench.failover --runs "$(RUNS)"
+
+# Eight writers on one node alone, async, and semisync with two replicas, into bench/results.
+bench-throughput:
+	@$(VENV) -m bench.throughput --runs "$(RUNS)"
 
 # --- Containers -------------------------------------------------------------------------------------
 

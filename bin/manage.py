@@ -9,15 +9,25 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from manager import __version__, log, nodefile
 from manager.errors import AutopilotError, Unhealthy
 from manager.settings import Settings, load
 
+if TYPE_CHECKING:
+    from manager.node import Node
+
 LOG = logging.getLogger("manager")
 
-LIMITS = {"health": 4.0, "on_change": 120.0, "status": 30.0}
+LIMITS = {
+    "health": 4.0,
+    "on_change": 120.0,
+    "status": 30.0,
+    "pre_stop": 40.0,
+    "switchover": 120.0,
+    "failover": 120.0,
+}
 """Seconds after which a command ends itself (SPEC 3, G8); the others bound each of their steps."""
 
 
@@ -35,8 +45,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     commands.add_parser("on_change", help="the set of healthy primaries has changed")
     commands.add_parser("snapshot_task", help="take a snapshot if one is due")
+    commands.add_parser("rescue", help="save and rebuild a diverged node (started by health)")
+    commands.add_parser("pre_stop", help="hand the primary's role over before mysqld is stopped")
     status = commands.add_parser("status", help="show the cluster")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    switchover = commands.add_parser(
+        "switchover", help="make another node the primary, without losing anything"
+    )
+    switchover.add_argument("--to", metavar="NODE", help="the node; without it the best one is chosen")
+    failover = commands.add_parser("failover", help="fail over now, if the rules allow it")
+    failover.add_argument("--dry-run", action="store_true", help="only say what would be done, and why")
+    failover.add_argument(
+        "--force", action="store_true", help="promote the best node that answers; may lose data"
+    )
+    pause = commands.add_parser("pause", help="no automatic action until resume")
+    pause.add_argument("reason", nargs="?", default="", help="why, for the others")
+    commands.add_parser("resume", help="let automatic action go on")
+    bootstrap = commands.add_parser("bootstrap", help="found the cluster anew here, after a total loss")
+    bootstrap.add_argument("--force", action="store_true", required=True, help="yes, the old cluster is lost")
+    bootstrap.add_argument("--snapshot", metavar="ID", help="with the data of this snapshot")
     return parser.parse_args(arguments or ["pre_start"])
 
 
@@ -81,10 +108,37 @@ def dispatch(settings: Settings, options: argparse.Namespace) -> int:
             from manager.hooks import snapshot_task
 
             return snapshot_task.run(node)
-        case _:
+        case "rescue":
+            from manager.hooks import rescue
+
+            return rescue.run(node)
+        case "status":
             from manager import status
 
             return status.run(node, as_json=options.json)
+        case _:
+            return operate(node, options)
+
+
+def operate(node: Node, options: argparse.Namespace) -> int:
+    """Run a command that changes who is primary, or whether anything may."""
+    from manager.hooks import operator
+
+    match options.command:
+        case "switchover":
+            return operator.switchover(node, to=options.to)
+        case "failover":
+            return operator.fail_over(node, dry_run=options.dry_run, forced=options.force)
+        case "pause":
+            return operator.pause_cluster(node, reason=options.reason)
+        case "resume":
+            return operator.resume_cluster(node)
+        case "bootstrap":
+            from manager.hooks import bootstrap
+
+            return bootstrap.run(node, snapshot=options.snapshot)
+        case _:
+            return operator.pre_stop(node)
 
 
 class TimeIsUp(AutopilotError):

@@ -5,6 +5,7 @@ pilot.py             what a container runs
 pilot.py agent       the Consul agent (run by supervisord)
 pilot.py mysqld      pre_start, then mysqld (run by supervisord)
 pilot.py snapshots   the loop that calls snapshot_task (run by supervisord)
+pilot.py handover    waits, and hands a primary's role over when it is stopped (run by supervisord)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 from manager.errors import AutopilotError, ConfigError
 from manager.pilot.consul import agent_config
-from manager.pilot.programs import run_agent, run_mysqld, run_snapshots
+from manager.pilot.programs import run_agent, run_handover, run_mysqld, run_snapshots
 from manager.pilot.supervisor import supervisor_config
 from manager.settings import Settings, load
 
@@ -28,7 +29,7 @@ MANAGE = [sys.executable, str(HERE.with_name("manage.py"))]
 
 def main(arguments: list[str]) -> int:
     """Run one of the commands above; returns an exit code only where it could not become that program."""
-    if arguments not in ([], ["agent"], ["mysqld"], ["snapshots"]):
+    if arguments not in ([], ["agent"], ["mysqld"], ["snapshots"], ["handover"]):
         print(__doc__, file=sys.stderr)
         return 2
     try:
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
         os.environ.pop("AUTOPILOT_LOG", None)
         if arguments == ["mysqld"]:
             run_mysqld(settings, MANAGE, _program("mysqld", settings.mysql_bindir))
+        if arguments == ["handover"]:
+            return run_handover(MANAGE)
         run_snapshots(settings, MANAGE)
     except AutopilotError as error:
         print(f"pilot: {error}", file=sys.stderr)
@@ -60,6 +63,7 @@ def start(settings: Settings) -> NoReturn:
         "consul": [*own, "agent"],
         "mysqld": [*own, "mysqld"],
         "snapshots": [*own, "snapshots"],
+        "handover": [*own, "handover"],
     }
     _write(config, supervisor_config(settings, **programs))
     # Consul keeps what its checks print to itself. This process becomes supervisord and keeps its pid,

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from sandbox.cluster import Cluster, SandboxError, default_directory
+from sandbox.cluster import LOOPBACK, NAMESPACES, Cluster, SandboxError, default_directory
 from sandbox.node import Node
 from sandbox.packages import PackagesError
 
@@ -31,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", type=int, default=3)
     up.add_argument("--service-name", default="mysql")
     up.add_argument(
-        "--subnet", default="127.0.33", help="first three bytes of the addresses (default 127.0.33)"
+        "--namespaces", action="store_true", help="each node in a network namespace of its own (root only)"
+    )
+    up.add_argument(
+        "--subnet",
+        help=f"first three bytes of the addresses (default {LOOPBACK}, in namespaces {NAMESPACES})",
     )
     up.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="a setting for every node"
@@ -75,7 +79,13 @@ def run(options: argparse.Namespace) -> None:
         if bad := [pair for pair in options.env if "=" not in pair]:
             raise SandboxError(f"--env {bad[0]}: it must be NAME=VALUE")
         env = dict(pair.split("=", 1) for pair in options.env)
-        cluster = Cluster(directory, service_name=options.service_name, subnet=options.subnet, env=env)
+        cluster = Cluster(
+            directory,
+            service_name=options.service_name,
+            subnet=options.subnet,
+            env=env,
+            namespaces=options.namespaces,
+        )
         cluster.up(options.nodes)
         primary = cluster.wait_primary(120.0)
         print(f"{primary.node} is the primary, at {primary.address}:{primary.port} (sandbox/ctl status)")

@@ -1,5 +1,6 @@
 """A real self-operating cluster on one host: Consul, S3 and nodes, each with an address and a directory.
 
+Their addresses are loopback ones or, as root and in network namespaces, those of ordinary hosts.
 The cluster's state is on disk, so a second process (sandbox/ctl) can act on a running cluster.
 """
 
@@ -14,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandbox import marked, servers
+from sandbox import disks, marked, servers
 from sandbox.health import Catalogue, Endpoint
+from sandbox.network import Network
 from sandbox.node import Node, SandboxError
 from sandbox.packages import ROOT, Packages, ensure
 from sandbox.processes import answers, wait_for
@@ -24,6 +26,8 @@ __all__ = ["BUCKET", "DATABASE", "Cluster", "SandboxError", "default_directory"]
 
 BUCKET = "backups"
 STATE_FILE = "cluster.json"
+LOOPBACK = "127.0.33"
+NAMESPACES = "198.18.33"
 DATABASE = "app"
 
 
@@ -40,17 +44,28 @@ class Cluster:
         directory: Path,
         *,
         service_name: str = "mysql",
-        subnet: str = "127.0.33",
+        subnet: str | None = None,
         env: Mapping[str, str] | None = None,
         beside: Cluster | None = None,
         packages: Packages | None = None,
+        namespaces: bool = False,
+        disk_mb: int | None = None,
     ) -> None:
-        """`env` is added to every node's environment; `beside` lends its Consul and S3 servers."""
+        """`env` is added to every node's environment; `beside` lends its Consul and S3 servers.
+
+        With `namespaces` (root only) every node, Consul and S3 is a host of its own, on a subnet out of
+        198.18.0.0/15. With `disk_mb` (root only) each node's data is on a small disk of its own.
+        """
+        if namespaces and beside:
+            raise SandboxError("a cluster in namespaces has Consul and S3 servers of its own")
         self.directory = directory
         self.packages = packages or ensure()
+        subnet = subnet or (NAMESPACES if namespaces else LOOPBACK)
         self._state: dict[str, Any] = {
             "service_name": service_name,
             "subnet": subnet,
+            "namespaces": namespaces,
+            "disk_mb": disk_mb,
             "servers": beside.servers if beside else subnet,
             "env": dict(env or {}),
             "secrets": beside.secrets if beside else _new_secrets(),
@@ -80,6 +95,11 @@ class Cluster:
         return str(self._state["servers"])
 
     @property
+    def network(self) -> Network | None:
+        """The network of a cluster in namespaces; None where it is on loopback."""
+        return Network(self._state["subnet"]) if self._state.get("namespaces") else None
+
+    @property
     def secrets(self) -> dict[str, str]:
         """The generated passwords and keys, by the name of their variable."""
         return dict(self._state["secrets"])
@@ -90,9 +110,14 @@ class Cluster:
         return f"{self.servers}.1"
 
     @property
+    def s3_address(self) -> str:
+        """Where the S3 server is."""
+        return f"{self.servers}.2"
+
+    @property
     def s3_endpoint(self) -> str:
         """The S3 server's URL."""
-        return f"http://{self.servers}.2:8333"
+        return f"http://{self.s3_address}:8333"
 
     @property
     def catalogue(self) -> Catalogue:
@@ -117,6 +142,8 @@ class Cluster:
             directory=self.directory / name,
             packages=self.packages,
             shared_env=self.env,
+            enter=self._enter(name),
+            disk_mb=self._state.get("disk_mb"),
         )
 
     @property
@@ -154,14 +181,19 @@ class Cluster:
             raise SandboxError(
                 f"there is a cluster in {self.directory} already; `sandbox/ctl down` removes it"
             )
-        if self.servers == self._state["subnet"] and answers(self.consul_address, 8500):
+        own_servers = self.servers == self._state["subnet"]
+        if own_servers and self.network is None and answers(self.consul_address, 8500):
             raise SandboxError(f"{self.consul_address}:8500 is in use already; choose another subnet")
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.directory.stat().st_uid != os.getuid():
             raise SandboxError(f"{self.directory} belongs to another user; set AUTOPILOT_SANDBOX")
         self.directory.chmod(0o755)
         self._save()
-        if self.servers == self._state["subnet"]:
+        if self.network is not None:
+            self.network.create()
+            self.network.add("consul", self.consul_address)
+            self.network.add("s3", self.s3_address)
+        if own_servers:
             self.start_consul()
             self.start_s3()
             self._wait_for_servers()
@@ -177,19 +209,24 @@ class Cluster:
             "data_dir": str(directory / "data"),
         }
         command = servers.consul_command(self.packages, directory, address=self.consul_address, config=config)
+        command = [*self._enter("consul"), *command]
         marked.start_marked(directory, command, env=os.environ, log=directory / "consul.log")
 
     def start_s3(self) -> None:
         """Start the S3 server; it finds its data again after a kill."""
         directory = self.directory / "s3"
         keys = (self.secrets["AWS_ACCESS_KEY"], self.secrets["AWS_SECRET_ACCESS_KEY"])
-        command = servers.s3_command(self.packages, directory, f"{self.servers}.2", (BUCKET,), *keys)
+        command = servers.s3_command(self.packages, directory, self.s3_address, (BUCKET,), *keys)
+        command = [*self._enter("s3"), *command]
         marked.start_marked(directory, command, env=os.environ, log=directory / "s3.log")
+
+    def _enter(self, host: str) -> tuple[str, ...]:
+        return self.network.enter(host) if self.network is not None else ()
 
     def _wait_for_servers(self) -> None:
         if not wait_for(lambda: servers.consul_ready(self.consul_address), 60.0):
             raise SandboxError(f"Consul did not start; see {self.directory / 'consul' / 'consul.log'}")
-        if not wait_for(lambda: servers.s3_ready(f"{self.servers}.2", (BUCKET,)), 60.0):
+        if not wait_for(lambda: servers.s3_ready(self.s3_address, (BUCKET,)), 60.0):
             raise SandboxError(f"the S3 server did not start; see {self.directory / 's3' / 's3.log'}")
 
     def add_node(self) -> Node:
@@ -199,6 +236,8 @@ class Cluster:
         self._state["nodes"].append(name)
         self._save()
         node = self.node(name)
+        if self.network is not None:
+            self.network.add(name, node.address)
         node.start()
         return node
 
@@ -207,20 +246,27 @@ class Cluster:
         node = self.node(name)
         node.stop()
         self.catalogue.force_leave(f"{self.service_name}-{name}")
+        disks.unmount_below(node.directory)
+        if self.network is not None:
+            self.network.remove(name)
         shutil.rmtree(node.directory)
         self._state["nodes"].remove(name)
         self._save()
 
     def status(self, *options: str) -> str:
         """Return what `manage.py status` prints; SandboxError with its error line if it prints nothing."""
-        directory = self.directory / "client"
-        env = {**self.env, "NODE_NAME": "client", "NODE_ADDRESS": "127.0.0.1", "CONSUL_AGENT": "no"}
-        env["RUN_DIR"] = str(directory)
-        command = [str(self.packages.python), str(ROOT / "bin" / "manage.py"), "status", *options]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = self.manage("status", *options)
         if not done.stdout:
             raise SandboxError((done.stderr.strip().splitlines() or ["manage.py status failed"])[-1])
         return done.stdout
+
+    def manage(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run manage.py as somebody who is no node; subprocess.TimeoutExpired after `seconds`."""
+        here = self.network.here if self.network is not None else "127.0.0.1"
+        env = {**self.env, "NODE_NAME": "client", "NODE_ADDRESS": here, "CONSUL_AGENT": "no"}
+        env["RUN_DIR"] = str(self.directory / "client")
+        command = [str(self.packages.python), str(ROOT / "bin" / "manage.py"), *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
     def wait_primary(self, seconds: float, *, other_than: str | None = None) -> Endpoint:
         """Return the healthy primary once there is one; SandboxError if there is none in time."""
@@ -238,10 +284,13 @@ class Cluster:
     def down(self) -> None:
         """End every process of the cluster and remove its directory; fine if there is nothing."""
         marked.kill(self.directory)
+        disks.unmount_below(self.directory)
         if (self.directory / STATE_FILE).exists():
             saved = self._saved()
             if saved["servers"] == saved["subnet"]:
                 servers.remove_s3_sockets(f"{saved['servers']}.2")
+            if saved.get("namespaces"):
+                Network(saved["subnet"]).destroy()
             for entry in self.directory.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self.directory.rmdir()

@@ -10,12 +10,17 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sandbox.processes import states, stop_here, wait_for
 
 MARKER = "AUTOPILOT_NODE_DIR"
+
+
+def everything(_pid: int) -> bool:
+    """Choose every process."""
+    return True
 
 
 def start_marked(directory: Path, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
@@ -50,11 +55,19 @@ def _environment(pid: str) -> list[bytes]:
     return []
 
 
-def send(directory: Path, number: int) -> None:
-    """Send a signal to every process as it is found."""
+def command_line(pid: int) -> list[str]:
+    """The words of a process's command line; empty if it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().decode(errors="replace").split("\0")[:-1]
+    return []
+
+
+def send(directory: Path, number: int, only: Callable[[int], bool] = everything) -> None:
+    """Send a signal to every process as it is found, or to those that `only` chooses."""
     for pid in processes(directory):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            if only(pid):
+                os.kill(pid, number)
 
 
 def kill(directory: Path) -> None:
@@ -79,14 +92,14 @@ def _ended(pid: int) -> bool:
     return states(pid) <= {"Z", "X"}
 
 
-def freeze(directory: Path) -> None:
-    """SIGSTOP for all of them, until all are stopped."""
+def freeze(directory: Path, only: Callable[[int], bool] = everything) -> None:
+    """SIGSTOP for all of them, or for those that `only` chooses, until all are stopped."""
     seen: set[int] = set()
     while True:
         found = processes(directory)
         if found <= seen:
             return
-        for pid in found:
+        for pid in filter(only, found):
             stop_here(pid)
         seen |= found
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pymysql
 
-from sandbox import marked, servers
+from sandbox import disks, marked, servers
 from sandbox.packages import ROOT, Packages
 from sandbox.processes import wait_for
 
@@ -31,6 +31,14 @@ class Node:
     directory: Path
     packages: Packages
     shared_env: Mapping[str, str]
+    # What comes before the pilot's command, where the node is in a namespace; the size of its own disk.
+    enter: tuple[str, ...] = ()
+    disk_mb: int | None = None
+
+    @property
+    def disk(self) -> Path:
+        """Where its data is: a file system of its own if it has a `disk_mb`."""
+        return self.directory if self.disk_mb is None else self.directory / "disk"
 
     @property
     def env(self) -> dict[str, str]:
@@ -41,7 +49,7 @@ class Node:
             "NODE_ADDRESS": self.address,
             "CONSUL_AGENT": "1",
             "CONSUL_CLIENT_ADDRESS": self.address,
-            "MYSQL_DATADIR": str(self.directory / "data"),
+            "MYSQL_DATADIR": str(self.disk / "data"),
             "RUN_DIR": str(self.directory / "run"),
             "MYSQL_CONF": str(self.directory / "my.cnf"),
             "MYSQL_CONF_DIR": str(self.directory / "conf.d"),
@@ -71,16 +79,18 @@ class Node:
         if self.running:
             raise SandboxError(f"{self.name} is running already")
         self._prepare()
-        command = [str(self.packages.python), str(ROOT / "bin" / "pilot.py")]
+        command = [*self.enter, str(self.packages.python), str(ROOT / "bin" / "pilot.py")]
         marked.start_marked(self.directory, command, env=self.env, log=self.log)
 
     def _prepare(self) -> None:
         """Make the directories, and tell mysqld where its own files are in the cache."""
-        for name in ("data", "run", "scratch", "conf.d"):
-            directory = self.directory / name
+        if self.disk_mb is not None:
+            disks.mount(self.disk, self.disk_mb)
+        (self.directory / "conf.d").mkdir(parents=True, exist_ok=True)
+        for directory in (self.disk / "data", self.directory / "run", self.directory / "scratch"):
             if not directory.exists():
                 directory.mkdir(parents=True)
-                if os.getuid() == 0 and name != "conf.d":
+                if os.getuid() == 0:
                     shutil.chown(directory, servers.server_user())
         lines = [option.removeprefix("--") for option in servers.mysql_options(self.packages)]
         (self.directory / "conf.d" / "sandbox.cnf").write_text("\n".join(["[mysqld]", *lines, ""]))
@@ -111,16 +121,19 @@ class Node:
         """What the node has printed so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def mysql(self, sql: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Run one statement over the node's socket with the hooks' account; pymysql's errors as they are."""
+    def mysql(self, sql: str, args: Sequence[Any] = (), *, seconds: float = 30.0) -> list[dict[str, Any]]:
+        """Run one statement over the node's socket with the hooks' account; pymysql's errors as they are.
+
+        `seconds` is the longest time to wait for the server's answer.
+        """
         with (
             pymysql.connect(
                 unix_socket=str(self.socket),
                 user="autopilot",
                 autocommit=True,
                 connect_timeout=5,
-                read_timeout=30,
-                write_timeout=30,
+                read_timeout=seconds,
+                write_timeout=seconds,
                 cursorclass=pymysql.cursors.DictCursor,
             ) as connection,
             connection.cursor() as cursor,

@@ -8,17 +8,40 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import pymysql
 
-from sandbox.health import Catalogue, Endpoint
+from sandbox.health import Endpoint
 
 TABLE = "sandbox_rows"
 # The server refused the statement, which did nothing: read-only (1290, 1792, 1836), no such table or no
 # right to it (1142, 1146), lock wait or deadlock (1205, 1213). Any other error says nothing about the row.
 REFUSED = (1142, 1146, 1205, 1213, 1290, 1792, 1836)
+
+Outcome = Literal["acknowledged", "failed", "unknown"]
+
+
+class Finder(Protocol):
+    """Whoever knows the primary: Consul's catalogue, or the members of a group."""
+
+    @property
+    def primary(self) -> Endpoint | None:
+        """Where the primary is, None while nobody is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row, told whole: monotonic seconds, and the server_uuid of the server that was asked."""
+
+    number: int
+    begin: float
+    end: float
+    outcome: Outcome
+    server: str
+    error: str = ""
 
 
 @dataclass
@@ -55,11 +78,19 @@ class Writer:
     """Inserts rows one after the other in a thread of its own, from `start` to `stop`."""
 
     def __init__(
-        self, catalogue: Catalogue, *, user: str, password: str, database: str, pause: float = 0.005
+        self,
+        catalogue: Finder,
+        *,
+        user: str,
+        password: str,
+        database: str,
+        pause: float = 0.005,
+        tell: Callable[[Operation], None] | None = None,
     ) -> None:
-        """`pause` is the time between two rows, in seconds."""
+        """`pause` is the time between two rows, in seconds; `tell` is called after each of them."""
         self.history = History()
         self._catalogue = catalogue
+        self._tell = tell
         self._user, self._password, self._database = user, password, database
         self._pause = pause
         self._number = 0
@@ -72,9 +103,16 @@ class Writer:
         if primary is None:
             raise ConnectionError("there is no healthy primary")
         with self._connect(primary) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {TABLE} (n BIGINT PRIMARY KEY, written_at DATETIME(6))"
-            )
+            for statement in self.tables():
+                cursor.execute(statement)
+
+    def tables(self) -> list[str]:
+        """The statements that make what is written to."""
+        return [f"CREATE TABLE IF NOT EXISTS {TABLE} (n BIGINT PRIMARY KEY, written_at DATETIME(6))"]
+
+    def statement(self, number: int) -> tuple[str, tuple[object, ...]]:
+        """The statement that writes a row, and its arguments."""
+        return f"INSERT INTO {TABLE} VALUES (%s, UTC_TIMESTAMP(6))", (number,)
 
     def start(self) -> None:
         """Begin to write."""
@@ -106,24 +144,33 @@ class Writer:
             return
         try:
             with connection.cursor() as cursor:
-                while not self._stopping.is_set():
-                    if not self._insert(cursor):
+                server = _server_uuid(cursor)
+                while server and not self._stopping.is_set():
+                    if not self._insert(cursor, server):
                         return
                     self._stopping.wait(self._pause)
         finally:
             connection.close() if connection.open else None
 
-    def _insert(self, cursor: Any) -> bool:
+    def _insert(self, cursor: Any, server: str) -> bool:
         self._number += 1
         number = self._number
+        outcome: Outcome = "acknowledged"
+        told = ""
+        begin = time.monotonic()
         try:
-            cursor.execute(f"INSERT INTO {TABLE} VALUES (%s, UTC_TIMESTAMP(6))", (number,))
+            cursor.execute(*self.statement(number))
         except pymysql.MySQLError as error:
             refused = bool(error.args) and error.args[0] in REFUSED
-            (self.history.failed if refused else self.history.unknown).add(number)
-            return False
-        self.history.acknowledged[number] = time.monotonic()
-        return True
+            outcome, told = ("failed" if refused else "unknown"), str(error)
+        end = time.monotonic()
+        if outcome == "acknowledged":
+            self.history.acknowledged[number] = end
+        else:
+            (self.history.failed if outcome == "failed" else self.history.unknown).add(number)
+        if self._tell is not None:
+            self._tell(Operation(number, begin, end, outcome, server, told))
+        return outcome == "acknowledged"
 
     def _connect(self, endpoint: Endpoint) -> Any:
         return pymysql.connect(
@@ -137,3 +184,11 @@ class Writer:
             password=self._password.encode(),
             database=self._database,
         )
+
+
+def _server_uuid(cursor: Any) -> str | None:
+    try:
+        cursor.execute("SELECT @@server_uuid")
+        return str(cursor.fetchone()[0])
+    except pymysql.MySQLError:
+        return None

@@ -129,3 +129,14 @@ class CannotList(StoreError):
 
 class SnapshotError(AutopilotError):
     """A snapshot could not be taken, or is not usable."""
+
+
+# --- Return -------------------------------------------------------------------------------------
+
+
+class ComebackError(AutopilotError):
+    """A diverged node cannot be saved, trimmed or rebuilt now; the text says why it stays out."""
+
+
+class BinlogError(ComebackError):
+    """A binlog file cannot be read, or holds what this version does not understand."""

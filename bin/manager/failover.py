@@ -1,78 +1,31 @@
-"""Carrying out a failover, in SPEC 7's order. One runner at a time by the failover lock, which only saves
-work: what keeps two runners apart is the guard in each server and the one promotion transaction.
-
-Cut off before that transaction, everything can be begun again (a frozen replica's own health starts it again
-after a touch of the record). Cut off after it, any hook of the chosen node opens it, since it was complete.
-"""
+"""When a failover is due, and the hand-over that a person or a clean stop asks for; `promotion` carries both out."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-from manager.decide.failover import Candidate, Choice, Watch, When, choose, when
+from manager.decide.failover import Watch, When, when
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
-from manager.errors import AutopilotError, GuardBusy, MySQLError, TransactionRefused
+from manager.errors import AutopilotError, MySQLError, TransactionRefused
 from manager.gtid import GtidSet
 from manager.mysql import operations
-from manager.mysql.connection import Connection
-from manager.mysql.guard import check_held, guard, kill_stale_guard
-from manager.mysql.state import ServerState, read_state
+from manager.mysql.state import read_state
 from manager.node import Node
+from manager.opening import open_primary
+from manager.promotion import Frozen, Outcome, Plan, carry_out, fence, guarded, replicas
 from manager.view import Peer, in_parallel, read_peers
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
 
 DECIDE_TIME = 60.0
-DRAIN_TIME = 30.0
-DRAIN_ROUND = 2.0
 CATCH_UP_TIME = 10.0
-GUARD_PATIENCE = 1.0
-GUARD_WAIT = 6.0
-STALE_GUARD = 5.0
-STEP_TIME = 10.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`promoted` is the new primary's name, None if nothing was done; `reason` says why, either way."""
-
-    promoted: str | None
-    reason: str
-
-
-@dataclass
-class Frozen:
-    """A replica that this runner has guarded and whose IO thread it has stopped."""
-
-    peer: Peer
-    conn: Connection
-    state: ServerState
-    drained: bool = False
-
-    @property
-    def applier_runs(self) -> bool:
-        """False once the applier has stopped with an error: waiting for it is of no use."""
-        return self.state.replication is not None and self.state.replication.sql_running
-
-    def candidate(self, cluster: ClusterView) -> Candidate:
-        """The pure view of it for the choice."""
-        row = self.state.row
-        return Candidate(
-            name=self.peer.name,
-            uuid=self.state.server_uuid,
-            executed=self.state.executed,
-            drained=self.drained,
-            priority=row.priority if row is not None else 0,
-            session=cluster.sessions.get(self.peer.name),
-        )
+CLOSED_CATCH_UP_TIME = 2.0
 
 
 def run(node: Node, lock: Lock) -> Outcome:
@@ -84,35 +37,91 @@ def run(node: Node, lock: Lock) -> Outcome:
     LOG.info("failover: %s", reason)
     if verdict is When.FINISH:
         return _finish_opening(node, record, peers)
-    old = next((p for p in peers if p.state is not None and p.state.server_uuid == record.primary), None)
+    plan = Plan(cluster=cluster, record=record, peers=peers, old=_primary(record, peers), reason=reason)
+    if verdict is When.HAND_OVER:
+        return _hand_over(node, lock, plan)
     with ExitStack() as stack:
-        if verdict is When.HAND_OVER and old is not None:
-            lock.step(f"closing {old.name}")
-            _fence(node, old)
-        if old is not None and old.state is not None:
-            caught_up = _catch_up_with(node, peers, old, record)
-            if verdict is When.HAND_OVER and not caught_up:
-                return Outcome(None, f"no replica has caught up with {old.name} in {CATCH_UP_TIME:.0f} s")
-        lock.step("freezing the replicas")
-        frozen = _freeze(node, stack, cluster, record, peers)
-        _drain(lock, frozen)
-        choice = choose(record, tuple(f.candidate(cluster) for f in frozen))
-        for name, why in choice.rejected.items():
-            LOG.warning("failover: not %s: %s", name, why)
-        LOG.info("failover: %s", choice.reason)
-        if choice.chosen is None:
-            return Outcome(None, choice.reason)
-        chosen = next(f for f in frozen if f.peer.name == choice.chosen.name)
-        _catch_up(node, frozen, chosen, choice)
-        if old is not None:
-            lock.step(f"fencing {old.name}")
-            _fence(node, old)
-        lock.step(f"promoting {chosen.peer.name}")
-        promoted = _promote(node, cluster, record, chosen, choice, reason, frozen)
-        _open(node, promoted, chosen)
-        lock.step(f"re-pointing the replicas to {chosen.peer.name}")
-        _repoint(node, chosen, [f for f in frozen if f is not chosen])
-        return Outcome(chosen.peer.name, f"{reason}; {choice.reason}")
+        if plan.old is not None:
+            fence(node, plan.old)
+            _wait_for_one(node, plan, CLOSED_CATCH_UP_TIME)
+        return carry_out(node, lock, stack, plan)
+
+
+def switch_over(node: Node, lock: Lock, *, to: str | None, reason: str) -> Outcome:
+    """Hand the role over to `to`, or to whoever is chosen; the primary must serve and hold PRIMARY_KEY."""
+    lock.step("looking at the servers")
+    cluster = node.discovery.view()
+    record = cluster.record
+    if record is None or record.state != "open" or cluster.lock_session is None:
+        return Outcome(None, "there is no primary that holds PRIMARY_KEY: a failover is what is needed")
+    peers = read_peers(node, cluster, others_only=False)
+    old = _primary(record, peers)
+    if old is None or old.state is None or not old.state.serves:
+        return Outcome(None, f"{record.primary_name} does not serve: a failover is what is needed")
+    if to == old.name:
+        return Outcome(None, f"{to} is the primary already")
+    able = [p.name for p in replicas(peers, record)]
+    if not able or (to is not None and to not in able):
+        return Outcome(
+            None, f"{to or 'no node'} is a replica that answers; there are: {', '.join(able) or 'none'}"
+        )
+    return _hand_over(
+        node, lock, Plan(cluster=cluster, record=record, peers=peers, old=old, reason=reason, only=to)
+    )
+
+
+def force(node: Node, lock: Lock) -> Outcome:
+    """Promote the most advanced node that answers, whatever the members say; a person accepts the loss.
+
+    Refused while the primary serves and holds PRIMARY_KEY.
+    """
+    cluster = node.discovery.view()
+    record = cluster.record
+    if record is None:
+        return Outcome(None, "there is no cluster record: `bootstrap --force` founds anew")
+    peers = read_peers(node, cluster, others_only=False)
+    old = _primary(record, peers)
+    if old is not None and old.state is not None and old.state.serves and cluster.lock_session is not None:
+        return Outcome(None, f"{old.name} holds PRIMARY_KEY and serves: use switchover")
+    plan = Plan(
+        cluster=cluster, record=record, peers=peers, old=old, reason="forced by a person", forced=True
+    )
+    with ExitStack() as stack:
+        return carry_out(node, lock, stack, plan)
+
+
+def _hand_over(node: Node, lock: Lock, plan: Plan) -> Outcome:
+    """Close the old primary under its guard, so that its health does not open it again; then promote."""
+    assert plan.old is not None
+    with ExitStack() as stack:
+        lock.step(f"closing {plan.old.name}")
+        context, conn, error = guarded(node, plan.old)
+        if context is None or conn is None:
+            return Outcome(None, f"{plan.old.name} could not be guarded: {error}")
+        stack.push(context)
+        operations.close_server(conn)
+        old = Frozen(peer=plan.old, conn=conn, state=read_state(conn), drained=True)
+        if not _wait_for_one(node, plan, CATCH_UP_TIME):
+            outcome = Outcome(None, f"nobody has caught up with {old.peer.name} in {CATCH_UP_TIME:.0f} s")
+        else:
+            try:
+                outcome = carry_out(node, lock, stack, plan, handing_over=old)
+            except AutopilotError:
+                _open_again(node, plan, old)
+                raise
+        if outcome.promoted is None:
+            _open_again(node, plan, old)
+        return outcome
+
+
+def _open_again(node: Node, plan: Plan, old: Frozen) -> None:
+    """The hand-over did not come about: the old primary goes on, if it is still the one."""
+    now = node.discovery.view()
+    if now.record == plan.record and now.lock_session == plan.cluster.lock_session is not None:
+        # The promotion may be on its way still.
+        record = plan.record.touched()
+        node.discovery.touch(record, plan.cluster.record_index)
+        open_primary(old.conn, record, old.state, lease=node.settings.lease)
 
 
 def _decide(node: Node, lock: Lock) -> tuple[ClusterView, tuple[Peer, ...], When, str]:
@@ -152,32 +161,20 @@ def _since_promotion(record: Record | None) -> float:
     return max(0.0, time.time() - record.at)
 
 
-def _fence(node: Node, old: Peer) -> None:
-    """Close the old primary if it still answers; closing needs no guard. Its silence is no reason to stop."""
+def _primary(record: Record, peers: tuple[Peer, ...]) -> Peer | None:
+    return next((p for p in peers if p.state is not None and p.state.server_uuid == record.primary), None)
+
+
+def _wait_for_one(node: Node, plan: Plan, seconds: float) -> bool:
+    """Let a replica (the wanted one, if there is one) receive all that the closed old primary has; bounded."""
+    assert plan.old is not None
+    deadline = Deadline(seconds)
     try:
-        with node.remote(old.address, old.port, timeout=3.0) as conn:
-            operations.close_server(conn)
-    except MySQLError as error:
-        LOG.warning("failover: %s could not be fenced: %s", old.name, error)
-
-
-def _candidates(peers: tuple[Peer, ...], record: Record) -> list[Peer]:
-    return [
-        p
-        for p in peers
-        if p.state is not None and p.state.server_uuid != record.primary and p.state.replication is not None
-    ]
-
-
-def _catch_up_with(node: Node, peers: tuple[Peer, ...], old: Peer, record: Record) -> bool:
-    """While a closed old primary still answers, let at least one replica receive all that it has; bounded."""
-    deadline = Deadline(CATCH_UP_TIME)
-    try:
-        with node.remote(old.address, old.port, timeout=2.0) as conn:
+        with node.remote(plan.old.address, plan.old.port, timeout=2.0) as conn:
             target = read_state(conn).executed
     except MySQLError:
         return False
-    candidates = _candidates(peers, record)
+    wanted = [p for p in replicas(plan.peers, plan.record) if plan.only in (None, p.name)]
 
     def has_all(peer: Peer) -> bool:
         with contextlib.suppress(MySQLError), node.remote(peer.address, peer.port) as conn:
@@ -186,164 +183,22 @@ def _catch_up_with(node: Node, peers: tuple[Peer, ...], old: Peer, record: Recor
             return target <= (state.executed | (source.retrieved if source else GtidSet.parse("")))
         return False
 
-    while candidates and not any(in_parallel(has_all, candidates)):
+    while wanted and not any(in_parallel(has_all, wanted)):
         if deadline.over:
             return False
-        pause(0.2)
-    return bool(candidates)
-
-
-def _freeze(
-    node: Node, stack: ExitStack, cluster: ClusterView, record: Record, peers: tuple[Peer, ...]
-) -> list[Frozen]:
-    """Guard every replica that answers and stop its IO thread; at least one, or AutopilotError.
-
-    The record is read again once the guards are held: whoever changed it meanwhile has made this look stale.
-    """
-    candidates = _candidates(peers, record)
-    if not candidates:
-        raise AutopilotError("failover: no replica answers")
-    results = in_parallel(lambda peer: _guarded(node, peer), candidates)
-    frozen = []
-    for peer, (context, conn, error) in zip(candidates, results, strict=True):
-        if context is None or conn is None:
-            raise AutopilotError(f"failover: {peer.name} answers, but could not be guarded: {error}")
-        stack.push(context)
-        frozen.append(Frozen(peer=peer, conn=conn, state=peer.state or read_state(conn)))
-    if node.discovery.view().record_index != cluster.record_index:
-        raise TransactionRefused("the cluster record has changed since this failover began; looking again")
-    in_parallel(lambda f: operations.stop_io(f.conn), frozen)
-    return frozen
-
-
-def _guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | None, str]:
-    stack = ExitStack()
-    try:
-        conn = stack.enter_context(node.remote(peer.address, peer.port, timeout=STEP_TIME))
-        try:
-            stack.enter_context(guard(conn, wait=GUARD_PATIENCE))
-        except GuardBusy:
-            # This runner has the failover lock, so whoever has held the guard for so long makes no progress.
-            kill_stale_guard(conn, older_than_s=STALE_GUARD)
-            stack.enter_context(guard(conn, wait=GUARD_WAIT))
-    except MySQLError as error:
-        stack.close()
-        return None, None, str(error)
-    return stack, conn, ""
-
-
-def _drain(lock: Lock, frozen: list[Frozen]) -> None:
-    """Let every applier get through what it has received, at once for all, and read the sets that result."""
-
-    def drain(item: Frozen) -> None:
-        item.drained = operations.drain(item.conn, Deadline(DRAIN_ROUND))
-        item.state = read_state(item.conn)
-
-    deadline = Deadline(DRAIN_TIME)
-    waiting = frozen
-    while waiting and not deadline.over:
-        lock.step("draining the appliers")
-        in_parallel(drain, waiting)
-        waiting = [f for f in waiting if not f.drained and f.applier_runs]
-
-
-def _catch_up(node: Node, frozen: list[Frozen], chosen: Frozen, choice: Choice) -> None:
-    """Fetch what the chosen node lacks from the replica that has it, and check that it arrived."""
-    if choice.catch_up_from is None:
-        return
-    source = next(f for f in frozen if f.peer.name == choice.catch_up_from.name)
-    _follow(node, chosen, source)
-    deadline = Deadline(DRAIN_TIME)
-    while not source.state.executed <= chosen.state.executed:
-        if deadline.over:
-            raise AutopilotError(f"failover: {chosen.peer.name} did not catch up from {source.peer.name}")
-        pause(0.1)
-        chosen.state = read_state(chosen.conn)
-    operations.stop_io(chosen.conn)
-
-
-def _follow(node: Node, replica: Frozen, source: Frozen) -> None:
-    settings = node.settings
-    assert settings.mysql_repl_user is not None
-    assert settings.mysql_repl_password is not None
-    operations.follow(
-        replica.conn,
-        host=source.peer.address,
-        port=source.peer.port,
-        user=settings.mysql_repl_user,
-        password=settings.mysql_repl_password.value,
-    )
-
-
-def _promote(
-    node: Node,
-    cluster: ClusterView,
-    record: Record,
-    chosen: Frozen,
-    choice: Choice,
-    reason: str,
-    frozen: list[Frozen],
-) -> Record:
-    """The one transaction that makes a primary, at the index that was read before the freeze."""
-    assert choice.chosen is not None
-    assert choice.chosen.session is not None
-    for item in frozen:
-        check_held(item.conn)
-    promoted = record.promoted(chosen.state.server_uuid, chosen.peer.name, reason)
-    node.discovery.promote(
-        promoted,
-        cluster.record_index,
-        choice.chosen.session,
-        unlock_session=cluster.lock_session,
-    )
-    LOG.info("failover: %s is the primary of epoch %d", chosen.peer.name, promoted.epoch)
-    return promoted
-
-
-def _open(node: Node, record: Record, chosen: Frozen) -> None:
-    operations.stop_replication(chosen.conn)
-    operations.forget_source(chosen.conn)
-    operations.open_for_writing(
-        chosen.conn,
-        cluster_id=record.id,
-        epoch=record.epoch,
-        version=record.version,
-        record=record.to_json(),
-        lease_s=node.settings.lease,
-    )
-
-
-def _repoint(node: Node, chosen: Frozen, others: list[Frozen]) -> None:
-    """Let the other replicas follow, in parallel, each verified; one that has diverged is left alone."""
-
-    def repoint(item: Frozen) -> None:
-        extra = item.state.executed - chosen.state.executed
-        if extra or not item.drained:
-            LOG.warning(
-                "failover: %s is not re-pointed (extra transactions: %s)", item.peer.name, extra or "unknown"
-            )
-            return
-        try:
-            _follow(node, item, chosen)
-            LOG.info("failover: %s follows %s", item.peer.name, chosen.peer.name)
-        except MySQLError as error:
-            LOG.warning("failover: %s: %s; its own health goes on with it", item.peer.name, error)
-
-    in_parallel(repoint, others)
+        pause(0.05)
+    return bool(wanted)
 
 
 def _finish_opening(node: Node, record: Record, peers: tuple[Peer, ...]) -> Outcome:
     """A runner died between the promotion and the opening: go on where it stopped."""
     peer = next(p for p in peers if p.state is not None and p.state.server_uuid == record.primary)
-    with _one_guarded(node, peer) as conn:
+    context, conn, error = guarded(node, peer)
+    if context is None or conn is None:
+        raise AutopilotError(f"failover: {peer.name} could not be guarded: {error}")
+    with context:
         now = node.discovery.view()
         if now.record != record or now.lock_session is None:
             raise TransactionRefused("the cluster record has changed; looking again")
-        _open(node, record, Frozen(peer=peer, conn=conn, state=read_state(conn)))
+        open_primary(conn, record, read_state(conn), lease=node.settings.lease)
     return Outcome(peer.name, "opened; it had been promoted already")
-
-
-@contextlib.contextmanager
-def _one_guarded(node: Node, peer: Peer) -> Iterator[Connection]:
-    with node.remote(peer.address, peer.port, timeout=STEP_TIME) as conn, guard(conn, wait=GUARD_WAIT):
-        yield conn

@@ -27,7 +27,8 @@ class NodeFile:
     """What is known of this data directory.
 
     `ready` is the marker that the first set-up (founding, or joining) is complete; it is written last.
-    `may_found` tells whether the store was asked and has no snapshot of this service.
+    `may_found` tells whether the store was asked and has no snapshot of this service. `opened_epoch` is the epoch
+    at which the server was open as the primary when it was last up, 0 if it was not the primary then.
     """
 
     origin: Origin
@@ -35,10 +36,11 @@ class NodeFile:
     ready: bool = False
     may_found: bool = False
     why_not_found: str = ""
+    opened_epoch: int = 0
 
-    def joined(self, cluster_id: str) -> NodeFile:
-        """The same data directory, now part of a cluster for good."""
-        return replace(self, cluster_id=cluster_id, ready=True)
+    def joined(self, cluster_id: str, *, opened_epoch: int = 0) -> NodeFile:
+        """The same data directory, now part of a cluster for good; as its primary where an epoch is given."""
+        return replace(self, cluster_id=cluster_id, ready=True, opened_epoch=opened_epoch)
 
 
 def read(datadir: Path) -> NodeFile | None:
@@ -66,10 +68,21 @@ def write(datadir: Path, content: NodeFile) -> None:
     _sync_directory(datadir)
 
 
-def begin_building(datadir: Path) -> None:
-    """Mark the directory as half-made; to be called while it is still empty."""
-    (datadir / BUILDING_FILE).touch()
+def begin_building(datadir: Path, snapshot: str = "") -> None:
+    """Mark the directory as half-made; `snapshot` names one that a person wants in it."""
+    with open(datadir / BUILDING_FILE, "w") as file:
+        file.write(snapshot)
+        file.flush()
+        os.fsync(file.fileno())
     _sync_directory(datadir)
+
+
+def wanted_snapshot(datadir: Path) -> str:
+    """The snapshot that a person wants in a half-made directory; empty if nobody said so."""
+    try:
+        return (datadir / BUILDING_FILE).read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def is_building(datadir: Path) -> bool:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manager import secret_source
 from manager import setting_values as values
@@ -75,12 +75,14 @@ class Settings:
     scratch_dir: Path
     mysql_bindir: Path | None
     mysql_user_os: str
-    durability: str
+    durability: Literal["async", "semisync"] | None
+    sync_members: int
     lease: int
     failover_engine: str
     failover_priority: int
     failover_holdoff: int
     replica_max_lag: int | None
+    auto_rebuild: bool
     snapshot_interval: int
     snapshot_node: str
     pilot: str
@@ -94,6 +96,11 @@ class Settings:
     def failover_lock_key(self) -> str:
         """The key that whoever runs a failover has locked."""
         return f"{self.service_name}-failover"
+
+    @property
+    def paused_key(self) -> str:
+        """The key that is there while automatic action is paused."""
+        return f"{self.service_name}-paused"
 
     @property
     def node_title(self) -> str:
@@ -192,9 +199,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _V("SERVICE_NAME", "mysql", "name of the cluster and of its services in Consul", values.service),
     _V("CONSUL", "consul", "Consul server, `host` or `host:port` (8500)", values.endpoint),
-    _V(
-        "CONSUL_AGENT", "no", "this node runs a Consul agent of its own, and hooks talk to it", values.boolean
-    ),
+    _V("CONSUL_AGENT", "no", "this node runs its own Consul agent, and hooks talk to it", values.boolean),
     _V("CONSUL_CLIENT_ADDRESS", "127.0.0.1", "address on which that agent serves its API", values.host),
     _V("CONSUL_HTTP_TOKEN", "", "ACL token for Consul", values.secret),
     _V(
@@ -260,16 +265,18 @@ VARIABLES: tuple[Variable, ...] = (
     _V(
         "MYSQLD_USER",
         "mysql",
-        "OS user of mysqld when hooks run as root",
+        "OS user of mysqld if hooks run as root",
         values.text,
         attribute="mysql_user_os",
     ),
     _V(
         "DURABILITY",
-        "async",
-        "only `async` for now",
-        values.one_of("async", later={"semisync": "semisync is not implemented yet; use async"}),
+        "",
+        "`async`, or `semisync`: no single fault loses an acknowledged write",
+        values.one_of("async", "semisync"),
+        computed="`semisync` where the server has the plugins",
     ),
+    _V("SYNC_MEMBERS", "2", "replicas that may acknowledge commits (semisync)", values.whole(1, 9)),
     _V(
         "LEASE",
         "10",
@@ -284,10 +291,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _V("FAILOVER_PRIORITY", "100", "among equals the higher one is promoted; 0 = never", values.whole(0)),
     _V(
-        "FAILOVER_HOLDOFF",
-        "60",
-        "seconds without a second failover while the primary serves",
-        values.whole(0),
+        "FAILOVER_HOLDOFF", "60", "seconds without another failover while the primary serves", values.whole(0)
     ),
     _V(
         "REPLICA_MAX_LAG",
@@ -296,6 +300,7 @@ VARIABLES: tuple[Variable, ...] = (
         values.whole(1),
         computed="no limit",
     ),
+    _V("AUTO_REBUILD", "yes", "rebuild a diverged node once its extra data is in the store", values.boolean),
     _V(
         "SNAPSHOT_INTERVAL",
         "20",

@@ -38,6 +38,7 @@ def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict
     primary = next(
         (p.state for p in peers if record and p.state and p.state.server_uuid == record.primary), None
     )
+    names = {p.state.server_uuid: p.name for p in peers if p.state is not None}
     return {
         "cluster": None
         if record is None
@@ -49,6 +50,9 @@ def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict
             "version": record.version,
             "primary": record.primary_name,
             "reason": record.reason,
+            "members": [names.get(m, m) for m in record.members],
+            "history": list(record.history),
+            "paused": cluster.paused,
             "lock_held": cluster.lock_session is not None,
         },
         "nodes": [_node(cluster, peer, primary) for peer in sorted(peers, key=lambda p: p.name)],
@@ -116,8 +120,11 @@ def as_text(report: Mapping[str, Any]) -> str:
     table = "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+    history = [f"promoted {line}" for line in (report["cluster"] or {}).get("history", [])[-3:]]
     notes = [f"{n['node']}: {n['note'] or n['error']}" for n in report["nodes"] if not n["healthy"]]
-    return "\n".join([_headline(report["cluster"]), table, *notes, _snapshot_line(report["last_snapshot"])])
+    return "\n".join(
+        [_headline(report["cluster"]), table, *notes, *history, _snapshot_line(report["last_snapshot"])]
+    )
 
 
 def _cell(value: object) -> str:
@@ -130,9 +137,13 @@ def _headline(cluster: Mapping[str, Any] | None) -> str:
     if cluster is None:
         return "no cluster record in Consul"
     held = "" if cluster["lock_held"] else ", PRIMARY_KEY is free"
+    members = (
+        f", members: {', '.join(cluster['members']) or 'none'}" if cluster["durability"] == "semisync" else ""
+    )
+    paused = f"\npaused {cluster['paused']}" if cluster["paused"] else ""
     return (
         f"cluster {cluster['id']} ({cluster['state']}, {cluster['durability']}): "
-        f"{cluster['primary']} is the primary of epoch {cluster['epoch']}{held}"
+        f"{cluster['primary']} is the primary of epoch {cluster['epoch']}{held}{members}{paused}"
     )
 
 

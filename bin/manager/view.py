@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from manager.comeback import state as comeback
+from manager.comeback.state import Comeback
 from manager.discovery.cluster import ClusterView, Instance
 from manager.discovery.record import Record
 from manager.errors import AutopilotError, ConsulUnavailable, RecordError, SessionInvalid
@@ -15,6 +18,9 @@ from manager.mysql.connection import Connection
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.nodefile import NodeFile
+from manager.watched import Watched
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,7 +44,8 @@ class View:
 
     `session` is this node's live session, None while it could not get one. `primary` is the server behind the
     healthy primary service, read only when this node may have to follow it. `peers` are read only when the
-    record is gone or from the past, or Consul is away: they answer in the record's place.
+    record is gone or from the past, or Consul is away: they answer in the record's place. `comeback` tells how far
+    the return of a node that had diverged has come.
     """
 
     name: str
@@ -54,6 +61,9 @@ class View:
     primary: Peer | None = None
     peers: tuple[Peer, ...] = ()
     known: frozenset[str] = frozenset()
+    watched: Watched = field(default_factory=Watched)
+    comeback: Comeback | None = None
+    auto_rebuild: bool = True
 
     @property
     def own(self) -> Record | None:
@@ -154,8 +164,19 @@ def gather(node: Node, conn: Connection, file: NodeFile, known: frozenset[str]) 
         why=why,
         session=session,
         known=known,
+        comeback=_comeback(node),
+        auto_rebuild=settings.auto_rebuild,
     )
     return _with_others(node, view)
+
+
+def _comeback(node: Node) -> Comeback | None:
+    """A file that cannot be read must not keep a sound server from its work."""
+    try:
+        return comeback.read(node.settings.mysql_datadir)
+    except AutopilotError as error:
+        LOG.warning("%s", error)
+        return None
 
 
 def _with_others(node: Node, view: View) -> View:
@@ -163,11 +184,13 @@ def _with_others(node: Node, view: View) -> View:
         return view
     cluster, server = view.cluster, view.server
     own = view.own
-    if cluster is None:
+    if cluster is None or (view.session is None and server.serves):
         return replace(view, peers=_known_peers(node, view.known)) if server.serves else view
     record = cluster.record
     past = own is not None and (record is None or record.older_than(own.epoch, own.version))
-    if past:
+    if past or (
+        record is not None and record.primary == server.server_uuid and record.durability == "semisync"
+    ):
         return replace(view, peers=read_peers(node, cluster))
     if record is not None and record.primary != server.server_uuid:
         instance = primary_instance(cluster)

@@ -43,7 +43,7 @@ LEASE = 10.0
 
 @pytest.fixture(scope="module")
 def cluster(packages: Packages) -> Iterator[Cluster]:
-    with running(packages, "failover", "127.0.64", nodes=3) as made:
+    with running(packages, "failover", "127.0.64", nodes=3, env={"AUTO_REBUILD": "no"}) as made:
         yield made
 
 

@@ -146,6 +146,12 @@ def test_two_clusters_on_one_consul_have_different_sessions(
     assert dict(node.discovery.view().sessions) == {"node-1": session}
 
 
+def test_session_of(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    assert one.discovery.session_of("node-2") is None
+    assert two.discovery.ensure_session() == one.discovery.session_of("node-2")
+
+
 # --- Locks --------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ import pytest
 from manager.errors import AutopilotError, ConfigError, TooManyConnections
 from manager.mysql import config, initialise
 from manager.mysql.state import LocalRow, read_state
-from manager.node import Node as HookNode
 from sandbox.packages import Packages
 from tests.integration.mysql_nodes import Node, nodes
 
@@ -130,8 +129,6 @@ def test_the_application_may_use_all_connections(node: Node) -> None:
             node.local()
         with node.admin() as admin:
             assert read_state(admin).serves
-        with HookNode(node.settings).local(timeout=20.0) as hook:
-            assert read_state(hook).serves
     for client in taken:
         client.close()
 

@@ -69,7 +69,9 @@ def test_opening_and_lease_leave_no_trace_in_the_binlog(node: Node, conn: Connec
     operations.close_server(conn)
     node.open(conn)
     operations.refresh_lease(conn, 600)
-    operations.write_row(conn, LocalRow(server_uuid=read_state(conn).server_uuid, epoch=1, version=7))
+    operations.change_row(
+        conn, lambda _: LocalRow(server_uuid=read_state(conn).server_uuid, epoch=1, version=7)
+    )
     assert read_state(conn).executed == before
 
 
@@ -160,21 +162,21 @@ def test_open_for_reading_lets_the_application_read_only(node: Node, conn: Conne
 
 
 @pytest.mark.parametrize("privileges_kept", [True, False])
-def test_write_row_on_a_super_read_only_server(node: Node, conn: Connection, privileges_kept: bool) -> None:
+def test_change_row_on_a_super_read_only_server(node: Node, conn: Connection, privileges_kept: bool) -> None:
     operations.close_server(conn)
     uuid = read_state(conn).server_uuid
     row = LocalRow(server_uuid=uuid, cluster_id="c", epoch=3, version=9, priority=5, record='{"a": "\'ł%"}')
     with node.local() if privileges_kept else node.remote() as writer:
-        operations.write_row(writer, row)
+        operations.change_row(writer, lambda _: row)
         assert writer.value("SELECT @@sql_log_bin") == 1
     state = read_state(conn)
     assert state.row == row
     assert state.closed
-    operations.write_row(conn, row)
+    operations.change_row(conn, lambda _: row)
     assert read_row(conn, server_uuid=uuid) == row
 
 
-def test_write_row_makes_its_schema_again(node: Node, conn: Connection) -> None:
+def test_change_row_makes_its_schema_again(node: Node, conn: Connection) -> None:
     operations.close_server(conn)
     with operations.privileged_writes(conn):
         conn.run("SET sql_log_bin = 0")
@@ -182,7 +184,7 @@ def test_write_row_makes_its_schema_again(node: Node, conn: Connection) -> None:
         conn.run("SET sql_log_bin = 1")
     state = read_state(conn)
     assert state.row is None
-    operations.write_row(conn, LocalRow(server_uuid=state.server_uuid))
+    operations.change_row(conn, lambda _: LocalRow(server_uuid=state.server_uuid))
     assert read_state(conn).row == LocalRow(server_uuid=state.server_uuid)
 
 
@@ -192,7 +194,7 @@ def test_another_servers_row_does_not_count(node: Node, conn: Connection) -> Non
     conn.run("SET sql_log_bin = 1")
     state = read_state(conn)
     assert state.row is None
-    operations.write_row(conn, LocalRow(server_uuid=state.server_uuid, epoch=2))
+    operations.change_row(conn, lambda _: LocalRow(server_uuid=state.server_uuid, epoch=2))
     assert conn.value("SELECT COUNT(*) FROM autopilot.node") == 1
 
 
@@ -238,10 +240,12 @@ def test_open_for_writing_converges_after_a_kill_at_any_point(node: Node, conn: 
             node.open(hook)  # type: ignore[arg-type]
             survived += 1
         state = read_state(conn)
-        assert not state.serves or (operations.watchdog_runs(conn) and state.row is not None)
+        assert not state.serves or (
+            wait_for(lambda: operations.watchdog_runs(conn), LONG) and state.row is not None
+        )
         node.open(conn)
         assert read_state(conn).serves
-        assert operations.watchdog_runs(conn)
+        assert wait_for(lambda: operations.watchdog_runs(conn), LONG)
         if survived:
             break
     assert survived == 1

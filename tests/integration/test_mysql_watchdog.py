@@ -111,6 +111,7 @@ def test_it_closes_under_locks_and_without_the_scheduler(
 
 
 def test_a_killed_loop_starts_again(conn: Connection) -> None:
+    assert wait_for(lambda: operations.watchdog_runs(conn), LONG)
     loop = conn.value("SELECT IS_USED_LOCK('autopilot-watchdog')")
     conn.run("KILL %s", (loop,))
     assert wait_for(lambda: conn.value("SELECT IS_USED_LOCK('autopilot-watchdog')") not in (None, loop), LONG)

@@ -53,13 +53,23 @@ class TestWhen:
         assert verdict is When.NOTHING
         assert "node-2 has seen a newer one" in reason
 
+    def test_paused(self) -> None:
+        assert ask(None, held=False, paused="by mysql-node-1") == (When.NOTHING, "paused: by mysql-node-1")
+
     def test_no_record_or_no_cluster_yet(self) -> None:
         assert ask(None, held=False, record=None)[0] is When.NOTHING
         assert ask(None, held=False, record=record(state="founding"))[0] is When.NOTHING
 
 
 def candidate(name: str, executed: str, **changes: Any) -> Candidate:
-    fields = {"drained": True, "priority": 100, "session": f"session of {name}", **changes}
+    fields = {
+        "drained": True,
+        "priority": 100,
+        "session": f"session of {name}",
+        "received": gtids(executed),
+        "acknowledges": True,
+        **changes,
+    }
     return Candidate(name=name, uuid=name, executed=gtids(executed), **fields)
 
 
@@ -112,3 +122,49 @@ class TestChoose:
         choice = choose(record(), (candidate("n2", "A:1-10", session=None),))
         assert choice.chosen is None
         assert "no live Consul session" in choice.rejected["n2"]
+
+    def test_the_one_that_was_asked_for(self) -> None:
+        even = (candidate("n2", "A:1-10"), candidate("n3", "A:1-10"))
+        assert choose(record(), even, only="n3").chosen == even[1]
+        assert choose(record(), even, only="n3").rejected == {"n2": "n3 was asked for"}
+
+
+class TestChooseAMember:
+    SEMISYNC = record(durability="semisync", members=("n2", "n3"))
+
+    def test_one_that_has_executed_what_any_member_received(self) -> None:
+        behind = candidate("n2", "A:1-9")
+        ahead = candidate("n3", "A:1-10")
+        choice = choose(self.SEMISYNC, (behind, ahead))
+        assert choice.chosen == ahead
+        assert choice.rejected == {"n2": "lacks 1 that a member has received"}
+
+    def test_received_and_never_executed_refuses_everybody(self) -> None:
+        stuck = candidate("n2", "A:1-9", received=gtids("A:1-11"))
+        assert choose(self.SEMISYNC, (stuck, candidate("n3", "A:1-10"))).chosen is None
+
+    def test_not_while_a_member_is_missing(self) -> None:
+        choice = choose(self.SEMISYNC, (candidate("n2", "A:1-10"),))
+        assert choice.chosen is None
+        assert choice.reason == "1 of 2 members do not answer"
+
+    def test_not_while_a_member_has_restarted(self) -> None:
+        restarted = candidate("n3", "A:1-10", acknowledges=False)
+        choice = choose(self.SEMISYNC, (candidate("n2", "A:1-10"), restarted))
+        assert choice.chosen is None
+        assert "n3 has restarted" in choice.reason
+
+    def test_not_while_there_are_no_members(self) -> None:
+        alone = record(durability="semisync", members=())
+        assert "A is empty" in choose(alone, (candidate("n2", "A:1-10"),)).reason
+
+    def test_one_that_is_no_member_is_not_chosen_however_advanced(self) -> None:
+        one = record(durability="semisync", members=("n2",))
+        choice = choose(one, (candidate("n2", "A:1-9"), candidate("n3", "A:1-10")))
+        assert choice.chosen is not None
+        assert choice.chosen.name == "n2"
+        assert choice.rejected == {"n3": "not a member"}
+
+    def test_a_person_may_force_it(self) -> None:
+        choice = choose(self.SEMISYNC, (candidate("n2", "A:1-9"),), forced=True)
+        assert choice.chosen is not None

@@ -8,6 +8,7 @@ import pytest
 
 from manager.decide.health import Action, decide, newest_copy
 from manager.nodefile import NodeFile
+from manager.watched import Watched
 from tests.unit.worlds import (
     A,
     B,
@@ -76,7 +77,22 @@ class TestPrimary:
         expect(view(cluster=held), Action.CLOSE, "node-2 holds PRIMARY_KEY")
 
     def test_does_nothing_without_a_session_of_its_own(self) -> None:
-        expect(view(session=None, cluster=cluster(lock_session=None)), Action.WAIT, "no Consul session")
+        mine = closed(A)
+        free = cluster(lock_session=None)
+        expect(view(session=None, server=mine, cluster=free), Action.WAIT, "no Consul session")
+        expect(view(session=None), Action.WAIT, "no Consul session")
+
+    def test_goes_on_without_a_session_while_its_replicas_are_attached(self) -> None:
+        """Consul back empty: until the agent has joined it there is no session to take PRIMARY_KEY with."""
+        known = frozenset({"node-2 127.0.9.2 3306"})
+        for record_now in (record(), None):
+            free = cluster(record=record_now, lock_session=None)
+            attached = view(session=None, cluster=free, known=known, peers=(peer("node-2", replica()),))
+            expect(attached, Action.SERVE, "every known replica is attached")
+            assert decide(attached).confirmed
+            missing = view(session=None, cluster=free, known=known)
+            expect(missing, Action.SERVE, "not attached: node-2")
+            assert not decide(missing).confirmed
 
     def test_thawed_after_a_promotion_it_closes_although_the_lock_is_free(self) -> None:
         newer = record(epoch=2, version=3, primary=B, primary_name="node-2", primaries=(A, B))
@@ -88,7 +104,42 @@ class TestPrimary:
         expect(view(cluster=moved), Action.RETAKE, "address has changed")
 
 
+class TestRestartedPrimary:
+    """semisync, with members: its binlog may hold commits that nobody acknowledged."""
+
+    SEMISYNC = record(durability="semisync", members=(B, C), version=5)
+    MINE = closed(A, row=row(A, SEMISYNC, opened=1))
+
+    def seen(self, other: Any, waited: float = 0.0) -> Any:
+        peers = (peer("node-2", other), peer("node-3", None))
+        look = cluster(record=self.SEMISYNC)
+        return view(server=self.MINE, cluster=look, peers=peers, watched=Watched(restarting=waited))
+
+    def test_opens_once_a_member_has_received_everything(self) -> None:
+        expect(self.seen(replica()), Action.OPEN, "node-2 has received everything")
+        only_received = replica(executed=gtids("A:1-7"), replication=source(applied_all=False))
+        expect(self.seen(only_received), Action.OPEN, "node-2 has received everything")
+
+    def test_waits_for_it(self) -> None:
+        behind = replica(executed=gtids("A:1-9"), replication=source(retrieved=gtids("A:1-9")))
+        expect(self.seen(behind, 3.0), Action.WAIT, "waiting for a member")
+
+    def test_goes_alone_after_eight_seconds(self) -> None:
+        expect(self.seen(None, 8.5), Action.ALONE, "no member has received everything")
+
+    def test_after_a_promotion_nobody_is_waited_for(self) -> None:
+        promoted = record(durability="semisync", epoch=2, version=6)
+        seen = view(server=closed(A, row=row(A, promoted, opened=1)), cluster=cluster(record=promoted))
+        expect(seen, Action.OPEN, "epoch 2")
+
+
 class TestReplica:
+    def test_attaches_again_when_its_account_is_locked(self) -> None:
+        locked = replica(replication=source(io_running="Connecting", io_errno=3118, io_error="locked"))
+        expect(
+            view("node-2", server=locked, primary=peer("node-1", server())), Action.FOLLOW, "attaching again"
+        )
+
     def test_replicates(self) -> None:
         expect(view("node-2", server=replica()), Action.REPLICATE, "replica of node-1")
 
@@ -109,7 +160,7 @@ class TestReplica:
         odd = closed(executed=gtids("A:1-10,B:1-2"))
         expect(
             view("node-2", server=odd, primary=peer("node-1", server())),
-            Action.WAIT,
+            Action.COME_BACK,
             "diverged: 2 transactions",
         )
 
@@ -121,7 +172,7 @@ class TestReplica:
         )
         expect(
             view("node-2", server=odd, primary=peer("node-1", server())),
-            Action.WAIT,
+            Action.COME_BACK,
             "diverged: 2 transactions",
         )
 
@@ -275,7 +326,7 @@ class TestFounding:
             lock_value='{"name": "node-2", "address": "127.0.9.2", "port": 3306}',
         )
         seen = view(file=EMPTY, server=late, cluster=held, primary=peer("node-2", new))
-        expect(seen, Action.WAIT, "diverged: 5 transactions")
+        expect(seen, Action.COME_BACK, "diverged: 5 transactions")
 
 
 class TestConsulFromThePast:
@@ -350,6 +401,16 @@ class TestConsulAway:
         seen = view(cluster=None, why="no leader", known=known, peers=lost)
         expect(seen, Action.SERVE, "not attached: node-3")
         assert not decide(seen).confirmed
+
+    def test_a_semisync_primary_goes_on_while_a_member_is_attached(self) -> None:
+        own = record(durability="semisync", members=(B,), version=5)
+        known = frozenset({"node-2 127.0.9.2 3306", "node-3 127.0.9.3 3306"})
+        mine = server(row=row(A, own, opened=1))
+        one = (peer("node-2", replica()), peer("node-3", None))
+        seen = view(server=mine, cluster=None, why="no leader", known=known, peers=one)
+        expect(seen, Action.SERVE, "node-2 is attached and acknowledges")
+        none = view(server=mine, cluster=None, why="no leader", known=known, peers=(peer("node-2", None),))
+        assert not decide(none).confirmed
 
     def test_a_replica_goes_on(self) -> None:
         expect(

@@ -74,17 +74,19 @@ def supervisor() -> configparser.RawConfigParser:
         consul=["/bin/consul", "agent"],
         mysqld=["/venv/bin/python", "/opt/with space/pilot.py", "mysqld"],
         snapshots=["/venv/bin/python", "/opt/pilot.py", "snapshots"],
+        handover=["/venv/bin/python", "/opt/pilot.py", "handover"],
     )
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     parser.read_string(text)
     return parser
 
 
-def test_mysqld_stops_first_and_the_agent_leaves_last(supervisor: configparser.RawConfigParser) -> None:
-    priority = {
-        name: supervisor.getint(f"program:{name}", "priority") for name in ("consul", "snapshots", "mysqld")
-    }
-    assert priority["consul"] < priority["snapshots"] < priority["mysqld"]
+def test_hand_over_comes_first_then_mysqld_and_the_agent_leaves_last(
+    supervisor: configparser.RawConfigParser,
+) -> None:
+    stopped_first = ("handover", "mysqld", "snapshots", "consul")
+    priorities = [supervisor.getint(f"program:{name}", "priority") for name in stopped_first]
+    assert priorities == sorted(priorities, reverse=True)
 
 
 def test_values_are_quoted_for_supervisord(supervisor: configparser.RawConfigParser) -> None:
@@ -102,6 +104,7 @@ def test_the_configuration_holds_no_secret() -> None:
         consul=["consul"],
         mysqld=["mysqld"],
         snapshots=["snapshots"],
+        handover=["handover"],
     )
     assert "s3cret-text" not in text
     assert "t0ken-of-mine" not in text

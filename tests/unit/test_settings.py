@@ -279,7 +279,6 @@ def test_hooks_talk_to_the_own_agent_without_tls() -> None:
         ("AWS_ENDPOINT_URL", "http://key:hunter2@s3", "without a user name or a password"),
         ("MYSQL_DATABASE", "mysql", "MySQL or Autopilot uses itself"),
         ("MYSQL_DATABASE", "d" * 65, "at most 64"),
-        ("DURABILITY", "semisync", "not implemented yet"),
         ("DURABILITY", "sync", "must be async"),
         ("FAILOVER_ENGINE", "mysqlrpladmin", "not implemented yet; use native"),
         ("PILOT", "containerpilot", "not supported yet; use consul"),

@@ -8,7 +8,7 @@ from typing import Any
 from manager.discovery.cluster import ClusterView, Instance, Service
 from manager.discovery.record import Record, SnapshotRecord
 from manager.gtid import GtidSet
-from manager.mysql.state import LocalRow, ReplicationState, ServerState
+from manager.mysql.state import LocalRow, ReplicationState, SemisyncState, ServerState
 from manager.nodefile import NodeFile
 from manager.view import Peer, View
 
@@ -81,6 +81,12 @@ def row(uuid: str, seen: Record | None, *, opened: int = 0) -> LocalRow:
     )
 
 
+def semisync(**changes: Any) -> SemisyncState:
+    """Both switches off."""
+    sound = SemisyncState(source_on=False, replica_on=False, waiting=False, acknowledged=0)
+    return replace(sound, **changes)
+
+
 def server(uuid: str = A, **changes: Any) -> ServerState:
     """A server that executed A:1-10 and is open for writing."""
     sound = ServerState(
@@ -95,6 +101,7 @@ def server(uuid: str = A, **changes: Any) -> ServerState:
         replication=None,
         row=row(uuid, record(), opened=1 if uuid == A else 0),
         replicas=(),
+        semisync=semisync(),
         binlog_file="binlog.000002",
         binlog_pos=4,
     )

@@ -42,6 +42,8 @@ def when(
         return When.NOTHING, "there is no cluster record"
     if record.state != "open":
         return When.NOTHING, "the cluster is still being founded"
+    if cluster.paused is not None:
+        return When.NOTHING, f"paused: {cluster.paused}"
     seen_more = [p.name for p in peers if _has_seen_more(p, record)]
     if seen_more:
         return When.NOTHING, f"the record comes from the past: {', '.join(seen_more)} has seen a newer one"
@@ -81,11 +83,17 @@ def _has_seen_more(peer: Peer, record: Record) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A frozen replica after its applier has drained; `session` is its live Consul session."""
+    """A frozen replica after its applier has drained; `session` is its live Consul session.
+
+    `received` is `executed` and what its relay log holds beyond that; `acknowledges` tells whether its semi-sync
+    variable is ON: one that restarted has it OFF, and may have forgotten what it acknowledged.
+    """
 
     name: str
     uuid: str
     executed: GtidSet
+    received: GtidSet
+    acknowledges: bool
     drained: bool
     priority: int
     session: str | None
@@ -107,9 +115,17 @@ def errant(executed: GtidSet, record: Record) -> GtidSet:
     return beyond.of_sources(beyond.uuids - set(record.primaries))
 
 
-def choose(record: Record, candidates: tuple[Candidate, ...]) -> Choice:
-    """Choose who becomes primary: the most advanced of those that have not diverged, then by
-    FAILOVER_PRIORITY, then by name (async, SPEC 7)."""
+def choose(
+    record: Record, candidates: tuple[Candidate, ...], *, only: str | None = None, forced: bool = False
+) -> Choice:
+    """Choose who becomes primary, by the durability that the record names (SPEC 7).
+
+    async: the most advanced of those that have not diverged, then by FAILOVER_PRIORITY, then by name. semisync:
+    such a node of A that has executed everything that any node of A has received; nobody unless every node of
+    A is here and can acknowledge.
+    """
+    if record.durability == "semisync" and not forced:
+        return _choose_member(record, candidates, only)
     rejected: dict[str, str] = {}
     sound: list[Candidate] = []
     for candidate in candidates:
@@ -133,6 +149,8 @@ def choose(record: Record, candidates: tuple[Candidate, ...]) -> Choice:
             rejected[candidate.name] = "FAILOVER_PRIORITY is 0"
         elif candidate.session is None:
             rejected[candidate.name] = "it has no live Consul session"
+        elif only not in (None, candidate.name):
+            rejected[candidate.name] = f"{only} was asked for"
         else:
             able.append(candidate)
     if not able:
@@ -143,3 +161,41 @@ def choose(record: Record, candidates: tuple[Candidate, ...]) -> Choice:
         reason = f"{chosen.name} is the most advanced that may be promoted, and {best.name} has {lacks} more"
         return Choice(chosen=chosen, reason=reason, catch_up_from=best, rejected=rejected)
     return Choice(chosen=chosen, reason=f"{chosen.name} is the most advanced", rejected=rejected)
+
+
+def _choose_member(record: Record, candidates: tuple[Candidate, ...], only: str | None) -> Choice:
+    here = {c.uuid: c for c in candidates}
+    if not record.members:
+        return Choice(chosen=None, reason="A is empty: only the old primary surely has what it acknowledged")
+    missing = [m for m in record.members if m not in here]
+    if missing:
+        return Choice(chosen=None, reason=f"{len(missing)} of {len(record.members)} members do not answer")
+    members = [here[m] for m in record.members]
+    restarted = [c.name for c in members if not c.acknowledges]
+    if restarted:
+        return Choice(
+            chosen=None,
+            reason=f"{', '.join(restarted)} has restarted and may have forgotten what it acknowledged",
+        )
+    everything = GtidSet.parse("")
+    for member in members:
+        everything |= member.received
+    rejected = {c.name: "not a member" for c in candidates if c.uuid not in record.members}
+    able: list[Candidate] = []
+    for member in members:
+        if not everything <= member.executed:
+            rejected[member.name] = f"lacks {(everything - member.executed).count} that a member has received"
+        elif member.priority == 0:
+            rejected[member.name] = "FAILOVER_PRIORITY is 0"
+        elif member.session is None:
+            rejected[member.name] = "it has no live Consul session"
+        elif only not in (None, member.name):
+            rejected[member.name] = f"{only} was asked for"
+        else:
+            able.append(member)
+    if not able:
+        return Choice(chosen=None, reason="no member may be promoted", rejected=rejected)
+    chosen = min(able, key=lambda c: (-c.priority, c.name))
+    return Choice(
+        chosen=chosen, reason=f"{chosen.name} has everything that a member received", rejected=rejected
+    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from manager.decide.join import Join, may_join
+from manager.decide.comeback import next_step
+from manager.decide.join import Join, errant, may_join, received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Record
 from manager.view import Peer, View, primary_instance, replicates
@@ -25,18 +26,23 @@ class Action(Enum):
     RETAKE = "take PRIMARY_KEY again, together with a touch of the record"
     REWRITE = "write the record again from this server's own copy, and take PRIMARY_KEY"
     OPEN = "open this server for writing"
+    ALONE = "cut the members off and empty A, before this restarted primary opens alone"
     SERVE = "serve as the primary"
     CLOSE = "close this server"
     FOLLOW = "replicate from the primary"
     START = "start replication again"
     REPLICATE = "serve as a replica"
+    COME_BACK = "save what this diverged server has beyond the primary, then rebuild it"
     BEGIN_ANEW = "throw away this node's own empty database and restore a snapshot"
     WAIT = "wait"
 
 
+RESTART_WAIT = 8.0
+NOT_LET_IN = frozenset({1045, 3118})  # no such account (yet), account locked
+
 CONNECTION_REFUSED = frozenset({1040, 1045, 1053, 1130, 3032, 3118, 3159})
 
-FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.BEGIN_ANEW})
+FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.COME_BACK, Action.BEGIN_ANEW})
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def decide(view: View) -> Decision:
 
 def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
     if view.session is None:
+        if view.server.serves and cluster.lock_session is None:
+            return _without_lock(view, "no Consul session yet")
         return Decision(Action.WAIT, "the record names this node, which has no Consul session yet")
     if not view.holds_lock:
         if cluster.lock_session is not None:
@@ -84,6 +92,8 @@ def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
         return Decision(Action.BOOTSTRAP, "this node founds the cluster")
     row = view.server.row
     if not view.server.serves or row is None or row.opened_epoch != record.epoch:
+        if record.members and row is not None and row.opened_epoch == record.epoch:
+            return _restarted(view, record)
         return Decision(
             Action.OPEN, f"this node holds PRIMARY_KEY and the record names it at epoch {record.epoch}"
         )
@@ -91,6 +101,25 @@ def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
     if holder is None or (holder.address, holder.port) != (view.address, view.port):
         return Decision(Action.RETAKE, "this node's address has changed")
     return Decision(Action.SERVE, f"primary at epoch {record.epoch}")
+
+
+def _restarted(view: View, record: Record) -> Decision:
+    """A restarted primary's binlog may hold commits that nobody acknowledged: a member must have them first."""
+    held_by = [
+        p.name
+        for p in view.peers
+        if p.state is not None
+        and p.state.server_uuid in record.members
+        and view.server.executed <= received(p.state)
+    ]
+    if held_by:
+        return Decision(Action.OPEN, f"restarted, and {held_by[0]} has received everything")
+    waited = view.watched.restarting
+    if waited < RESTART_WAIT:
+        return Decision(
+            Action.WAIT, f"restarted: waiting for a member to receive everything ({waited:.0f} s)"
+        )
+    return Decision(Action.ALONE, f"restarted, and no member has received everything in {waited:.0f} s")
 
 
 def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision:
@@ -122,6 +151,9 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
         if view.cluster is not None and view.cluster.last_snapshot is not None:
             return Decision(Action.BEGIN_ANEW, reason)
         return Decision(Action.WAIT, f"{reason}, and there is none yet")
+    if join is Join.DIVERGED and primary.state is not None:
+        rescue, how = next_step(view, errant(view.server, primary.state))
+        return Decision(Action.COME_BACK if rescue else Action.WAIT, f"{reason}; {how}")
     if join is not Join.YES:
         return Decision(Action.WAIT, reason)
     source = view.server.replication
@@ -131,6 +163,8 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
     )
     if source is None or not pointed:
         return Decision(Action.FOLLOW, f"{primary.name} is the primary, {reason}")
+    if source.io_errno in NOT_LET_IN:
+        return Decision(Action.FOLLOW, f"{primary.name} does not let this node in: attaching again")
     if source.sql_error or (source.io_running == "No" and not _may_pass(source.io_errno)):
         return Decision(
             Action.WAIT, f"replication from {primary.name} fails: {source.sql_error or source.io_error}"
@@ -202,6 +236,8 @@ def _record_from_the_past(view: View, cluster: ClusterView, own: Record) -> Deci
     if own.primary != server.server_uuid or row is None:
         return _stay_out(view, f"the cluster record {was}: waiting for {own.primary_name} to write it again")
     if view.session is None:
+        if server.serves and cluster.lock_session is None:
+            return _without_lock(view, f"the cluster record {was}; no Consul session yet")
         return Decision(Action.WAIT, f"the cluster record {was}; no Consul session yet")
     if cluster.lock_session is not None and not view.holds_lock:
         return _stay_out(view, f"the cluster record {was} and somebody else holds PRIMARY_KEY")
@@ -210,13 +246,21 @@ def _record_from_the_past(view: View, cluster: ClusterView, own: Record) -> Deci
         return _stay_out(view, f"the cluster record {was}, and {', '.join(newer)} has seen a newer one")
     if server.serves and row.opened_epoch == own.epoch:
         return Decision(Action.REWRITE, f"the cluster record {was}, and this node is the open primary")
-    answering = {p.name for p in view.peers if p.state is not None}
-    silent = sorted({entry.split()[0] for entry in view.known} - answering)
+    silent = _silent(view, newest_copy(view))
     if silent:
         return Decision(
             Action.WAIT, f"the cluster record {was}; not writing it again before {', '.join(silent)} answers"
         )
     return Decision(Action.REWRITE, f"the cluster record {was}, and no node has seen a newer one")
+
+
+def _silent(view: View, own: Record) -> list[str]:
+    """Who must answer first: in semisync every node of A, in async every replica that this node knew."""
+    if own.durability == "semisync":
+        here = {p.state.server_uuid for p in view.peers if p.state is not None}
+        return [f"member {m}" for m in own.members if m not in here]
+    answering = {p.name for p in view.peers if p.state is not None}
+    return sorted({entry.split()[0] for entry in view.known} - answering)
 
 
 def newest_copy(view: View) -> Record:
@@ -235,22 +279,35 @@ def newest_copy(view: View) -> Record:
 
 def _without_consul(view: View) -> Decision:
     """G5: an async primary goes on only while every known replica is attached to it."""
-    own, row, server = view.own, view.server.row, view.server
+    server = view.server
     if not server.serves:
         source = server.replication
         if source is not None and source.io_running == "Yes" and source.sql_running and view.file.ready:
             return Decision(Action.REPLICATE, f"replicating, without Consul ({view.why})", confirmed=False)
         return Decision(Action.WAIT, view.why)
+    return _without_lock(view, f"no answer from Consul ({view.why})")
+
+
+def _without_lock(view: View, why: str) -> Decision:
+    """What an open primary does while it cannot hold PRIMARY_KEY: nothing there, or no session to hold it with."""
+    own, row, server = view.own, view.server.row, view.server
     if own is None or row is None or own.primary != server.server_uuid or row.opened_epoch != own.epoch:
-        return Decision(
-            Action.CLOSE, f"no answer from Consul ({view.why}), and this server's own copy names another"
-        )
+        return Decision(Action.CLOSE, f"{why}, and this server's own copy names another")
     attached = {p.name for p in view.peers if _is_attached(p, server.server_uuid)}
+    if own.durability == "semisync" and own.members:
+        members = [
+            p.name
+            for p in view.peers
+            if p.name in attached and p.state and p.state.server_uuid in own.members
+        ]
+        if members:
+            return Decision(Action.SERVE, f"{why}, but {members[0]} is attached and acknowledges")
+        return Decision(Action.SERVE, f"{why}, and no member is attached", confirmed=False)
     missing = sorted({entry.split()[0] for entry in view.known} - attached)
     if missing:
-        reason = f"no answer from Consul, and not attached: {', '.join(missing)}; the lease runs out"
+        reason = f"{why}, and not attached: {', '.join(missing)}; the lease runs out"
         return Decision(Action.SERVE, reason, confirmed=False)
-    return Decision(Action.SERVE, "no answer from Consul, but every known replica is attached")
+    return Decision(Action.SERVE, f"{why}, but every known replica is attached")
 
 
 def _is_attached(peer: Peer, primary_uuid: str) -> bool:

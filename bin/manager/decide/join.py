@@ -31,6 +31,19 @@ def received(server: ServerState) -> GtidSet:
     return server.executed | source.retrieved
 
 
+def errant(mine: ServerState, theirs: ServerState) -> GtidSet:
+    """What this server has, or will apply, and the primary has not.
+
+    Not counted: the primary's own commits while some of them wait there for an acknowledgement. They are on a
+    replica before they are in the primary's executed set (measured); should they be errant after all, the
+    primary itself refuses to send (1236).
+    """
+    extra = received(mine) - theirs.executed
+    if theirs.semisync is not None and theirs.semisync.waiting:
+        extra = extra.of_sources(extra.uuids - {theirs.server_uuid})
+    return extra
+
+
 def may_join(view: View, record: Record, primary: Peer) -> tuple[Join, str]:
     """Return whether this node may replicate from `primary`, and why.
 
@@ -44,7 +57,7 @@ def may_join(view: View, record: Record, primary: Peer) -> tuple[Join, str]:
         return Join.NOT_NOW, f"primary {primary.name} is not open"
     if theirs.server_id == mine.server_id:
         return Join.NOT_NOW, f"server_id {mine.server_id} is also that of {primary.name}: change NODE_NAME"
-    extra = received(mine) - theirs.executed
+    extra = errant(mine, theirs)
     if extra:
         return Join.DIVERGED, f"diverged: {extra.count} transactions that {primary.name} lacks: {extra}"
     lacking = theirs.purged - mine.executed

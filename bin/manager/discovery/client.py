@@ -73,6 +73,11 @@ class Operation:
         """Set `key`; only for keys that are no locks, behind a check in the same transaction."""
         return _operation("set", key, Value=_encode(value))
 
+    @staticmethod
+    def delete(key: str) -> dict[str, Any]:
+        """Remove `key`; only for keys that are no locks. One that is not there is fine."""
+        return _operation("delete", key)
+
 
 class Client:
     """Consul's API as the rest needs it. All methods may raise ConsulUnavailable, ConsulDenied, ConsulError.
@@ -115,7 +120,8 @@ class Client:
         TransactionRefused: nothing was changed. ConsulUnavailable: it may have been, or may yet be.
         """
         answer = self._transaction(operations, [])
-        return {entry["KV"]["Key"]: int(entry["KV"]["ModifyIndex"]) for entry in answer["Results"] or ()}
+        written = [entry["KV"] for entry in answer["Results"] or () if entry.get("KV")]
+        return {entry["Key"]: int(entry["ModifyIndex"]) for entry in written}
 
     def _transaction(
         self, operations: Sequence[dict[str, Any]], params: list[tuple[str, str]]

@@ -50,7 +50,8 @@ class ClusterView:
     `record_index` is 0 without a record; `lock_session` and `lock_value` are PRIMARY_KEY's,
     `failover_session` and `failover_value` (JSON: name, reason, step, at) those of the failover lock.
     `sessions` are the nodes' living sessions, by node name. `snapshot_fault` says what is wrong with an entry
-    under LAST_BACKUP_KEY that is there and unreadable; `last_snapshot` is None then.
+    under LAST_BACKUP_KEY that is there and unreadable; `last_snapshot` is None then. `paused` says who paused
+    automatic action, and why; None while it is not.
     """
 
     record: Record | None
@@ -66,6 +67,7 @@ class ClusterView:
     last_snapshot: SnapshotRecord | None
     snapshot_fault: str | None
     last_binlog: str | None
+    paused: str | None = None
 
     def of(self, service: Service) -> tuple[Instance, ...]:
         """The instances of one service, by name."""
@@ -149,7 +151,7 @@ def make_view(
     record, lock = keys.get(settings.record_key), keys.get(settings.primary_key)
     failover, backup = keys.get(settings.failover_lock_key), keys.get(settings.backup_lock_key)
     snapshot, fault = _snapshot(keys.get(settings.last_backup_key))
-    binlog = keys.get(settings.last_binlog_key)
+    binlog, paused = keys.get(settings.last_binlog_key), keys.get(settings.paused_key)
     return ClusterView(
         record=Record.from_json(record.text) if record else None,
         record_index=record.index if record else 0,
@@ -164,6 +166,7 @@ def make_view(
         last_snapshot=snapshot,
         snapshot_fault=fault,
         last_binlog=binlog.text if binlog else None,
+        paused=paused.text if paused else None,
     )
 
 

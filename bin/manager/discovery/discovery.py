@@ -7,11 +7,11 @@ not that something is absent, and, after a change, not that it was refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from manager.discovery.client import Client, Operation
-from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view
+from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view, node_sessions
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record, SnapshotRecord
 from manager.discovery.session import NodeSession
@@ -45,7 +45,13 @@ class Discovery:
         settings = self._settings
         decisive = (settings.record_key, settings.primary_key, settings.last_backup_key)
         keys = self._client.read(
-            [*decisive, settings.failover_lock_key, settings.backup_lock_key, settings.last_binlog_key]
+            [
+                *decisive,
+                settings.failover_lock_key,
+                settings.backup_lock_key,
+                settings.last_binlog_key,
+                settings.paused_key,
+            ]
         )
         for name in decisive:
             if name not in keys:
@@ -53,6 +59,10 @@ class Discovery:
         sessions = self._client.sessions()
         found = [one for service in self._services for one in self._instances(service)]
         return make_view(settings, keys, sessions, found)
+
+    def session_of(self, node_name: str) -> str | None:
+        """Return the id of a node's living session, or None."""
+        return node_sessions(self._settings, self._client.sessions()).get(node_name)
 
     def _instances(self, service: Service) -> tuple[Instance, ...]:
         name = self._services[service]
@@ -128,18 +138,27 @@ class Discovery:
         key = self._settings.record_key
         return self._client.transaction([*operations, Operation.cas(key, record.to_json(), index)])[key]
 
+    def pause(self, text: str) -> None:
+        """Pause automatic action, until `resume`; `text` says who did, and why."""
+        self._client.transaction([Operation.set(self._settings.paused_key, text)])
+
+    def resume(self) -> None:
+        """Let automatic action go on; fine if it was not paused."""
+        self._client.transaction([Operation.delete(self._settings.paused_key)])
+
     # --- Locks ----------------------------------------------------------------------------------
 
     def failover_lock(self, reason: str) -> Lock:
         """Return a context manager that holds the failover lock; entering raises LockHeld."""
-        return self._lock_on(self._settings.failover_lock_key, "failover", reason)
+        # A runner that dies with its node must not keep the others waiting for its session's 20 s.
+        return self._lock_on(self._settings.failover_lock_key, "failover", reason, checks=("serfHealth",))
 
     def backup_lock(self, reason: str = "snapshot") -> Lock:
         """Return a context manager that holds the snapshot lock; entering raises LockHeld."""
         return self._lock_on(self._settings.backup_lock_key, "snapshot", reason)
 
-    def _lock_on(self, key: str, what: str, reason: str) -> Lock:
-        return Lock(self._settings, key, what=what, reason=reason, timeout=self._timeout)
+    def _lock_on(self, key: str, what: str, reason: str, checks: Sequence[str] = ()) -> Lock:
+        return Lock(self._settings, key, what=what, reason=reason, timeout=self._timeout, checks=checks)
 
     def record_snapshot(self, record: SnapshotRecord, lock: Lock) -> None:
         """Record a complete snapshot and its binlog, both or neither; LockLost without the snapshot lock."""

@@ -1,7 +1,7 @@
 """Locks that one process holds while it works: the failover's and the snapshot's.
 
-Each has a session of its own, without checks, which a thread renews. A lock is never written but under a
-check of that session, so whoever has lost it cannot disturb the next holder.
+Each has a session of its own, which a thread renews; the failover's ends with its node's agent as well. A
+lock is never written but under a check of that session, so whoever has lost it cannot disturb the next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from manager.discovery.client import SESSION_TTL, Client, Operation
@@ -28,19 +29,29 @@ class Lock:
     the step in seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, key: str, *, what: str, reason: str, timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: str,
+        *,
+        what: str,
+        reason: str,
+        timeout: float = 2.0,
+        checks: Sequence[str] = (),
+    ) -> None:
         self.key = key
         self.session = ""
         self._settings = settings
         self._what = what
         self._reason = reason
+        self._checks = checks
         self._client = Client(settings, timeout=timeout)
         self._renewer = _Renewer(Client(settings, timeout=timeout))
 
     def __enter__(self) -> Lock:
         name = f"{session_name(self._settings, self._settings.node_name)}/{self._what}"
         asked = time.monotonic()
-        self.session = self._client.create_session(name, checks=())
+        self.session = self._client.create_session(name, checks=self._checks)
         try:
             self._client.transaction([Operation.lock(self.key, self._value("begin"), self.session)])
         except TransactionRefused:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from manager.errors import RecordError
 
 FORMAT = 1
+HISTORY = 5
 State = Literal["founding", "open"]
 Durability = Literal["async", "semisync"]
 Origin = Literal["initialised", "adopted", "snapshot"]
@@ -28,7 +29,7 @@ class Record:
 
     `primary`, `primaries` (of all epochs, oldest first, each once) and `members` are server_uuids;
     `base` is the GTID set with which the founder began: transactions of servers that this cluster never had.
-    `at` is in seconds since 1970.
+    `at`, of the last change of the primary, is in seconds since 1970; `history` has the last promotions, for people.
     """
 
     format: int = FORMAT
@@ -45,6 +46,7 @@ class Record:
     members: tuple[str, ...] = ()
     reason: str
     at: int
+    history: tuple[str, ...] = ()
 
     @staticmethod
     def founding(
@@ -97,7 +99,10 @@ class Record:
     def promoted(self, primary: str, primary_name: str, reason: str, *, at: int | None = None) -> Record:
         """Another primary at the next epoch; nobody acknowledges its commits yet."""
         known = self.primaries if primary in self.primaries else (*self.primaries, primary)
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now(at)))
+        line = f"{when} epoch {self.epoch + 1}: {primary_name} ({reason})"
         return self._next(
+            history=(*self.history[1 - HISTORY :], line),
             epoch=self.epoch + 1,
             primary=primary,
             primary_name=primary_name,
@@ -105,6 +110,14 @@ class Record:
             members=(),
             reason=reason,
             at=at,
+        )
+
+    def with_members(self, members: tuple[str, ...], durability: Durability | None = None) -> Record:
+        """Other members, at the same epoch; also another durability, which needs A to be empty."""
+        if durability not in (None, self.durability) and members:
+            raise ValueError("the durability changes only while there are no members")
+        return replace(
+            self, version=self.version + 1, members=members, durability=durability or self.durability
         )
 
     def touched(self) -> Record:
@@ -144,6 +157,7 @@ class Record:
                 members=_texts(fields, "members"),
                 reason=_of(fields, "reason", str),
                 at=_seconds(fields),
+                history=_texts(fields, "history"),
             )
         except ValueError as error:
             raise RecordError(f"the cluster's record in Consul is damaged: {error}") from None

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from manager import nodefile
+from manager.comeback import rebuild, trim
 from manager.discovery.cluster import ClusterView
-from manager.discovery.record import SnapshotRecord
 from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
 from manager.mysql import config, initialise
 from manager.node import Node
@@ -38,9 +38,19 @@ def run(node: Node) -> int:
         settings.mysql_datadir.mkdir(parents=True, exist_ok=True)
         config.write_config(settings)
         config.write_init_file(settings)
+        rebuild.exchange(node)
+        _trim(node)
         _prepare(node)
         _give_to_mysqld(node)
     return 0
+
+
+def _trim(node: Node) -> None:
+    """What cannot be trimmed is started as it is: then it may have diverged, and is rebuilt."""
+    try:
+        trim.before_start(node)
+    except AutopilotError as error:
+        LOG.warning("not trimmed: %s", error)
 
 
 def _refuse_if_running(node: Node) -> None:
@@ -67,10 +77,12 @@ def _free_the_key(node: Node) -> None:
 
 def _prepare(node: Node) -> None:
     datadir = node.settings.mysql_datadir
+    wanted = nodefile.wanted_snapshot(datadir)
     if nodefile.is_building(datadir):
-        LOG.warning("an initialisation or a restore was cut off: beginning again")
+        LOG.warning("this data directory is half-made: beginning again")
         nodefile.empty(datadir)
-        nodefile.end_building(datadir)
+        if not wanted:
+            nodefile.end_building(datadir)
     file = node.file()
     if initialise.is_database(datadir):
         if file is None:
@@ -85,7 +97,7 @@ def _prepare(node: Node) -> None:
     others = [e.name for e in datadir.iterdir() if not e.name.startswith(".") and e.name != "lost+found"]
     if others:
         raise ConfigError(f"MYSQL_DATADIR {datadir} holds files, but no database ({others[0]}): empty it")
-    _fill(node, _wait_for_consul(node))
+    _fill(node, wanted)
 
 
 def _wait_for_consul(node: Node) -> ClusterView:
@@ -100,12 +112,15 @@ def _wait_for_consul(node: Node) -> ClusterView:
             pause(2.0)
 
 
-def _fill(node: Node, cluster: ClusterView) -> None:
+def _fill(node: Node, wanted: str) -> None:
     datadir = node.settings.mysql_datadir
+    cluster = _wait_for_consul(node)
     record, snapshot = cluster.record, cluster.last_snapshot
-    if snapshot is not None and (record is None or snapshot.cluster_id == record.id):
+    if wanted:
+        file = _restore(node, wanted)
+    elif snapshot is not None and (record is None or snapshot.cluster_id == record.id):
         nodefile.begin_building(datadir)
-        file = _restore(node, snapshot)
+        file = _restore(node, snapshot.id)
     else:
         file = _ask_whether_it_may_found(node, NodeFile(origin="initialised"), cluster)
         nodefile.begin_building(datadir)
@@ -116,10 +131,10 @@ def _fill(node: Node, cluster: ClusterView) -> None:
     nodefile.end_building(datadir)
 
 
-def _restore(node: Node, snapshot: SnapshotRecord) -> NodeFile:
-    LOG.info("restoring snapshot %s (%d bytes)", snapshot.id, snapshot.size)
-    manifest = restore(node.settings, node.store, snapshot.id, node.settings.mysql_datadir)
-    LOG.info("snapshot %s is restored", snapshot.id)
+def _restore(node: Node, snapshot_id: str) -> NodeFile:
+    LOG.info("restoring snapshot %s", snapshot_id)
+    manifest = restore(node.settings, node.store, snapshot_id, node.settings.mysql_datadir)
+    LOG.info("snapshot %s is restored", snapshot_id)
     return NodeFile(origin="restored", cluster_id=manifest.cluster_id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from manager.decide.health import Action, Decision
-from manager.errors import Unhealthy
+from manager.errors import Busy, Unhealthy
 from manager.node import Node
 from manager.view import View
 
@@ -19,6 +20,7 @@ LOG = logging.getLogger(__name__)
 
 VERDICT_FILE = "health.json"
 VERDICT_AGE = 10.0
+RESCUE_INTERVAL = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ def write(node: Node, verdict: Verdict) -> None:
     os.replace(temporary, path)
 
 
+def was_primary(node: Node) -> bool:
+    """True if the last finished run found this node to be the primary, however long ago."""
+    try:
+        return bool(json.loads((node.settings.run_dir / VERDICT_FILE).read_text())["role"] == "primary")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def repeat(node: Node, ask: str) -> int:
     """Return 0 if the last run's verdict is a healthy `ask` and fresh; Unhealthy with the reason if not."""
     path = node.settings.run_dir / VERDICT_FILE
@@ -73,10 +83,29 @@ def repeat(node: Node, ask: str) -> int:
 
 
 def start_on_change(node: Node) -> None:
-    """Start `on_change` beside this hook; it goes on when this one ends, and one runs per node at a time."""
+    """Start `on_change` beside this hook; one runs per node at a time."""
     LOG.info("no healthy primary: starting on_change")
+    _start_beside("on_change")
+
+
+def start_rescue(node: Node) -> None:
+    """Start `rescue` beside this hook, at most every RESCUE_INTERVAL seconds; one runs per node at a time."""
+    mark = node.settings.run_dir / "rescue.started"
+    with contextlib.suppress(FileNotFoundError):
+        if 0 <= time.time() - mark.stat().st_mtime < RESCUE_INTERVAL:
+            return
+    try:
+        with node.alone("rescue"):
+            mark.touch()
+    except Busy:
+        return
+    _start_beside("rescue")
+
+
+def _start_beside(command: str) -> None:
+    """A process of its own, which goes on when this hook ends."""
     subprocess.Popen(
-        [sys.executable, sys.argv[0], "on_change"],
+        [sys.executable, sys.argv[0], command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

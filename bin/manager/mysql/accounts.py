@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from manager.errors import MySQLError
 from manager.mysql.connection import Connection, quote_name
@@ -80,17 +80,27 @@ def _make_missing(conn: Connection, settings: Settings) -> tuple[str, ...]:
         made += _make_account(conn, settings.mysql_user, settings.mysql_password, grants)
     if settings.mysql_repl_user and settings.mysql_repl_password is not None:
         grants = [
-            f"{REPLICATION_PRIVILEGES} ON *.*",
+            f"{REPLICATION_PRIVILEGES}, CREATE USER ON *.*",
             f"{HOOK_PRIVILEGES} ON *.*",
             "SELECT ON performance_schema.*",
+            "SELECT ON mysql.user",
             "ALL ON autopilot.*",
+            # A clone lacks the rows of other engines than InnoDB: only this lets it see which tables there are.
+            "SHOW VIEW ON *.*",
         ]
-        made += _make_account(conn, settings.mysql_repl_user, settings.mysql_repl_password, grants)
+        # What the nodes' own replication accounts get from it.
+        passed_on = ["REPLICATION SLAVE ON *.*", "CONNECTION_ADMIN ON *.*"]
+        made += _make_account(conn, settings.mysql_repl_user, settings.mysql_repl_password, grants, passed_on)
     return tuple(made)
 
 
-def _make_account(conn: Connection, user: str, password: Secret, grants: list[str]) -> list[str]:
-    """Make user@'%' with its grants, unless the user exists with any host that is not the local one."""
+def _make_account(
+    conn: Connection, user: str, password: Secret, grants: list[str], passed_on: Iterable[str] = ()
+) -> list[str]:
+    """Make user@'%' with its grants, unless the user exists with any host that is not the local one.
+
+    What is in `passed_on` it may grant to others.
+    """
     unfinished = _exists(
         conn,
         "information_schema.USER_ATTRIBUTES"
@@ -105,6 +115,8 @@ def _make_account(conn: Connection, user: str, password: Secret, grants: list[st
     for grant in grants:
         # A name in a grant may hold a percent sign of its own.
         conn.run(f"GRANT {grant.replace('%', '%%')} TO %s@'%%'", (user,))
+    for grant in passed_on:
+        conn.run(f"GRANT {grant} TO %s@'%%' WITH GRANT OPTION", (user,))
     conn.run("ALTER USER %s@'%%' ATTRIBUTE %s", (user, _NO_MARK))
     return [f"account {user}"]
 

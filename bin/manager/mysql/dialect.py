@@ -30,6 +30,15 @@ class ReplicaColumns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SemisyncNames:
+    """Beginnings of the names of semi-sync's variables and status."""
+
+    source: str
+    replica: str
+    source_status: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dialect:
     """The words of one family of servers."""
 
@@ -39,6 +48,7 @@ class Dialect:
     binlog_status: str
     start_replica: str
     start_applier: str
+    start_receiver: str
     stop_receiver: str
     stop_applier: str
     reset_replica: str
@@ -46,6 +56,7 @@ class Dialect:
     option_prefix: str
     event_disabled_here: str
     columns: ReplicaColumns
+    semisync: SemisyncNames
 
     @classmethod
     def of(cls, version: str) -> Dialect:
@@ -76,6 +87,7 @@ MODERN = Dialect(
     binlog_status="SHOW BINARY LOG STATUS",
     start_replica="START REPLICA",
     start_applier="START REPLICA SQL_THREAD",
+    start_receiver="START REPLICA IO_THREAD",
     stop_receiver="STOP REPLICA IO_THREAD",
     stop_applier="STOP REPLICA SQL_THREAD",
     reset_replica="RESET REPLICA ALL",
@@ -92,5 +104,8 @@ MODERN = Dialect(
         sql_running="Replica_SQL_Running",
         sql_state="Replica_SQL_Running_State",
         lag="Seconds_Behind_Source",
+    ),
+    semisync=SemisyncNames(
+        source="rpl_semi_sync_source", replica="rpl_semi_sync_replica", source_status="Rpl_semi_sync_source"
     ),
 )

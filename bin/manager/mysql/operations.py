@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from manager.errors import MySQLError, NotClosed, ServerUnreachable
@@ -23,14 +23,15 @@ from manager.mysql.replication import (
 )
 from manager.mysql.schema import TABLES, WATCHDOG, WATCHDOG_LOCK
 from manager.mysql.state import LocalRow, read_row
-from manager.waiting import Deadline, poll_until
 
 __all__ = [
+    "change_row",
     "close_server",
     "drain",
     "enable_users_events",
     "follow",
     "forget_source",
+    "let_hooks_write",
     "open_for_reading",
     "open_for_writing",
     "privileged_writes",
@@ -39,12 +40,10 @@ __all__ = [
     "stop_io",
     "stop_replication",
     "watchdog_runs",
-    "write_row",
 ]
 
 # offline_mode took up to 3.2 s with 20 busy scans on 2 cores (facts/fencing.md G).
 OFFLINE_TIME = 8.0
-WATCHDOG_START_TIME = 5.0
 _LOCK_WAIT_TIMEOUT = 1205
 
 
@@ -76,6 +75,11 @@ def _set_super_read_only(conn: Connection, seconds: float) -> None:
         ) from None
 
 
+def let_hooks_write(conn: Connection) -> None:
+    """Lift super_read_only alone: privileged accounts may write, read_only keeps everybody else from it."""
+    conn.run("SET GLOBAL super_read_only = 0")
+
+
 def open_for_reading(conn: Connection) -> None:
     """Let clients in that can only read. NotClosed if the server cannot be made super_read_only first."""
     _set_super_read_only(conn, 2.0)
@@ -87,28 +91,28 @@ def open_for_writing(
 ) -> None:
     """Open the server as the primary of `epoch`; the caller holds its guard and has read the record again.
 
-    The order makes each prefix of it safe: nobody but privileged accounts can write before read_only is off,
-    and by then the watchdog runs. A server that is open at this epoch already gets its lease, and its
-    row and the watchdog if they are missing. Raises MySQLError if the watchdog does not start.
+    The order makes each prefix of it safe: nobody but privileged accounts can write before read_only is off.
+    The watchdog's first tick comes up to 1.1 s after super_read_only is off (measured), long before the lease
+    ends; health sees whether it runs. A server that is open at this epoch already gets its lease, and its row
+    and the watchdog if they are missing. Raises MySQLError if the watchdog cannot run.
     """
     conn.run("SET GLOBAL super_read_only = 0")
     own = _own_row(conn)
     row = replace(own, cluster_id=cluster_id, epoch=epoch, version=version, opened_epoch=epoch, record=record)
-    with _unlogged(conn):
+    with unlogged(conn):
         _make_tables(conn)
         if row != own:
             _store_row(conn, row)
         _store_lease(conn, lease_s)
     if not watchdog_runs(conn):
         _make_watchdog(conn)
-        refresh_lease(conn, lease_s)
     conn.run("SET GLOBAL read_only = 0")
     conn.run("SET GLOBAL offline_mode = 0")
 
 
 def refresh_lease(conn: Connection, lease_s: float) -> None:
     """Let the watchdog keep the server open for `lease_s` seconds from now; never in the binlog."""
-    with _unlogged(conn):
+    with unlogged(conn):
         _store_lease(conn, lease_s)
 
 
@@ -117,16 +121,19 @@ def watchdog_runs(conn: Connection) -> bool:
     return conn.value("SELECT IS_USED_LOCK(%s)", (WATCHDOG_LOCK,)) is not None
 
 
-def write_row(conn: Connection, row: LocalRow) -> None:
-    """Store what this server's hooks have seen; `row.server_uuid` must be this server's.
+def change_row(conn: Connection, change: Callable[[LocalRow], LocalRow]) -> None:
+    """Store what this server's hooks have seen: what `change` makes of the row as it is now.
 
+    The caller holds the guard, or nobody keeps another hook from writing between the look and the change.
     A super_read_only server is read_only alone meanwhile, so no plain account can write. NotClosed if it
     cannot be made super_read_only again within 2 s (the applier is in a long statement): the row is stored
     then, and `open_for_reading` tries again.
     """
-    if read_row(conn, server_uuid=row.server_uuid) == row:
+    now = _own_row(conn)
+    row = change(now)
+    if row == now:
         return
-    with privileged_writes(conn), _unlogged(conn):
+    with privileged_writes(conn), unlogged(conn):
         _make_tables(conn)
         _store_row(conn, row)
 
@@ -181,7 +188,7 @@ def _own_row(conn: Connection) -> LocalRow:
 
 
 @contextlib.contextmanager
-def _unlogged(conn: Connection) -> Iterator[None]:
+def unlogged(conn: Connection) -> Iterator[None]:
     """Keep what is written within the block out of the binlog."""
     conn.run("SET SESSION sql_log_bin = 0")
     try:
@@ -233,9 +240,9 @@ def _store_lease(conn: Connection, lease_s: float) -> None:
 
 
 def _make_watchdog(conn: Connection) -> None:
-    """Make the event anew, for the account of this session, and wait until its loop runs."""
-    with _unlogged(conn):
+    """Make the event anew, for the account of this session."""
+    if conn.value("SELECT @@global.event_scheduler") != "ON":
+        raise MySQLError(f"{conn.peer}: event_scheduler is not ON, so no watchdog can run: not opening")
+    with unlogged(conn):
         conn.run("DROP EVENT IF EXISTS autopilot.watchdog")
         conn.run(WATCHDOG)
-    if not poll_until(lambda: watchdog_runs(conn), Deadline(WATCHDOG_START_TIME)):
-        raise MySQLError(f"{conn.peer}: the watchdog event did not start; is event_scheduler ON?")

@@ -18,10 +18,11 @@ TABLES = (
         " opened_epoch BIGINT NOT NULL, events_epoch BIGINT NOT NULL, priority INT NOT NULL,"
         " record MEDIUMTEXT NOT NULL) ENGINE=InnoDB"
     ),
-    (
-        f"CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (id TINYINT NOT NULL PRIMARY KEY,"
-        " until_ts DATETIME(6) NULL) ENGINE=InnoDB"
-    ),
+    # The one table here that is replicated: its rows come only through the binlog, so all servers have the same.
+    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.marker (id SMALLINT NOT NULL PRIMARY KEY, at DATETIME(6) NOT NULL)"
+    " ENGINE=InnoDB",
+    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (id TINYINT NOT NULL PRIMARY KEY,"
+    " until_ts DATETIME(6) NULL) ENGINE=InnoDB",
 )
 
 # The looping form: an event that is merely due once a second does not run during LOCK INSTANCE FOR BACKUP or

@@ -62,6 +62,21 @@ class LocalRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SemisyncState:
+    """Semi-sync on one server: whether it waits for acknowledgements, and whether its receiver would give them
+    from its next start on (a receiver that runs keeps to what was set when it started, measured).
+
+    `waiting` is true while commits wait; `acknowledged` counts those that were, so that two looks tell whether
+    any progress is made. The server's count of semi-sync clients proves nothing (measured), so it is not here.
+    """
+
+    source_on: bool
+    replica_on: bool
+    waiting: bool
+    acknowledged: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerState:
     """One server at one moment. `row` is None if there is none, or if a clone brought another server's."""
 
@@ -76,6 +91,7 @@ class ServerState:
     replication: ReplicationState | None
     row: LocalRow | None
     replicas: tuple[str, ...]
+    semisync: SemisyncState | None
     binlog_file: str | None
     binlog_pos: int
 
@@ -123,6 +139,7 @@ def read_state(conn: Connection) -> ServerState:
         replication=_replication(dialect, status, executed) if status else None,
         row=row,
         replicas=replicas,
+        semisync=read_semisync(conn),
         binlog_file=binlog["File"] if binlog else None,
         binlog_pos=int(binlog["Position"]) if binlog else 0,
     )
@@ -135,6 +152,35 @@ def read_replication(conn: Connection) -> ReplicationState | None:
     if status is None:
         return None
     return _replication(dialect, status, GtidSet.parse(conn.value("SELECT @@global.gtid_executed")))
+
+
+def read_semisync(conn: Connection) -> SemisyncState | None:
+    """Return the server's semi-sync state, or None where it lacks one of the two plugins."""
+    prefix = Dialect.of(conn.version).semisync
+    names = {
+        "source_on": f"{prefix.source}_enabled",
+        "replica_on": f"{prefix.replica}_enabled",
+        "waiting": f"{prefix.source_status}_wait_sessions",
+        "acknowledged": f"{prefix.source_status}_yes_tx",
+    }
+    marks = ", ".join(["%s"] * len(names))
+    rows = conn.rows(
+        "SELECT LOWER(VARIABLE_NAME) AS name, VARIABLE_VALUE AS value FROM performance_schema.global_variables"
+        f" WHERE VARIABLE_NAME IN ({marks}) UNION ALL"
+        " SELECT LOWER(VARIABLE_NAME), VARIABLE_VALUE FROM performance_schema.global_status"
+        f" WHERE VARIABLE_NAME IN ({marks})",
+        (*names.values(), *names.values()),
+    )
+    found = {row["name"]: row["value"] for row in rows}
+    try:
+        return SemisyncState(
+            source_on=found[names["source_on"].lower()] == "ON",
+            replica_on=found[names["replica_on"].lower()] == "ON",
+            waiting=int(found[names["waiting"].lower()]) > 0,
+            acknowledged=int(found[names["acknowledged"].lower()]),
+        )
+    except KeyError:
+        return None
 
 
 def read_row(conn: Connection, *, server_uuid: str) -> LocalRow | None:

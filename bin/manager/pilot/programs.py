@@ -1,4 +1,4 @@
-"""The node's programs as supervisord starts them: agent, mysqld behind pre_start, the snapshot loop."""
+"""The node's programs as supervisord starts them: agent, mysqld behind pre_start, snapshots, hand-over."""
 
 from __future__ import annotations
 
@@ -74,6 +74,14 @@ def run_snapshots(settings: Settings, manage: Sequence[str]) -> NoReturn:
     while True:
         pause(settings.snapshot_interval)
         subprocess.run([*manage, "snapshot_task"], check=False)
+
+
+def run_handover(manage: Sequence[str]) -> int:
+    """Wait for SIGTERM, then run pre_stop, and return its exit code; mysqld is stopped only after that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.sigwait({signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    return subprocess.run([*manage, "pre_stop"], check=False).returncode
 
 
 def _start_mark(settings: Settings) -> Path:

@@ -13,17 +13,25 @@ from manager.settings import Settings
 TEMPLATE = Path(__file__).resolve().parents[3] / "etc" / "supervisord.conf.tmpl"
 # A clean stop flushes the buffer pool: it gets what `docker stop -t 60` leaves after the other programs.
 STOP_SECONDS = 50
+HANDOVER_SECONDS = 40
 
 
 def supervisor_config(
-    settings: Settings, *, consul: Sequence[str], mysqld: Sequence[str], snapshots: Sequence[str]
+    settings: Settings,
+    *,
+    consul: Sequence[str],
+    mysqld: Sequence[str],
+    snapshots: Sequence[str],
+    handover: Sequence[str],
 ) -> str:
-    """Return the text of supervisord.conf for the three command lines of a node."""
+    """Return the text of supervisord.conf for the four command lines of a node."""
     values = {
         # Said explicitly, because supervisord warns about root otherwise.
         "user": "user = root" if os.geteuid() == 0 else "",
         "run_dir": str(settings.run_dir),
         "stop_seconds": str(STOP_SECONDS),
+        "handover_seconds": str(HANDOVER_SECONDS),
+        "handover": shlex.join(handover),
         "consul": shlex.join(consul),
         "mysqld": shlex.join(mysqld),
         "snapshots": shlex.join(snapshots),

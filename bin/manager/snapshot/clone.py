@@ -11,11 +11,12 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from manager.errors import MySQLError, SnapshotError
 from manager.mysql.connection import Connection, local
-from manager.settings import Settings
+from manager.settings import Secret, Settings
 from manager.snapshot.archive import tree_size
 from manager.snapshot.progress import Pace, size_text
 from manager.waiting import Deadline, poll_until
@@ -33,7 +34,7 @@ def workspace(settings: Settings, conn: Connection) -> Iterator[Path]:
     First ends what a killed run may have left: its CLONE, which the server goes on with, and its files.
     """
     directory = settings.scratch_dir / f".snapshot-{settings.node_name}"
-    _stop(conn, directory)
+    stop(conn, directory)
     try:
         if directory.is_dir():
             shutil.rmtree(directory)
@@ -53,7 +54,16 @@ def workspace(settings: Settings, conn: Connection) -> Iterator[Path]:
 
 
 def refuse_other_engines(conn: Connection) -> None:
-    """SnapshotError if there are tables whose rows the copy would silently lack."""
+    """SnapshotError if there are tables whose rows the copy would silently lack, or if that cannot be seen."""
+    sees_all = conn.value(
+        "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES"
+        " WHERE PRIVILEGE_TYPE = 'SHOW VIEW' AND GRANTEE = CONCAT('\\'', REPLACE(CURRENT_USER(), '@',"
+        " '\\'@\\''), '\\'')"
+    )
+    if not sees_all:
+        raise SnapshotError(
+            f"{conn.peer}: whether a copy would lack rows cannot be seen: GRANT SHOW VIEW ON *.* is missing"
+        )
     marks = ", ".join(["%s"] * len(_LEFT_OUT))
     rows = conn.rows(
         "SELECT CONCAT(table_schema, '.', table_name) AS name FROM information_schema.tables"
@@ -80,26 +90,55 @@ def data_size(conn: Connection) -> int:
 
 def check_space(settings: Settings, needed: int) -> None:
     """SnapshotError if SCRATCH_DIR has no room for `needed` bytes and a twentieth more."""
-    free = shutil.disk_usage(settings.scratch_dir).free
+    check_room(settings.scratch_dir, needed, "SCRATCH_DIR", "a snapshot")
+
+
+def check_room(directory: Path, needed: int, name: str, use: str) -> None:
+    """SnapshotError, naming the directory, if it has no room for `needed` bytes and a twentieth more."""
+    free = shutil.disk_usage(directory).free
     needed += needed // 20
     if free < needed:
         raise SnapshotError(
-            f"SCRATCH_DIR {settings.scratch_dir} has {size_text(free)} free,"
-            f" a snapshot needs {size_text(needed)}: give it more room"
+            f"{name} {directory} has {size_text(free)} free,"
+            f" {use} needs {size_text(needed)}: give it more room"
         )
 
 
-def copy(settings: Settings, conn: Connection, target: Path, pace: Pace, expected: int) -> None:
-    """Let the server copy itself into `target`, whose parent is a `workspace`; `expected` bytes or so.
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """Another server that is copied over the network, and the account for it (BACKUP_ADMIN there)."""
 
-    Bounded by SLOWEST. What `pace` reports to may end it by raising. SnapshotError if the server refuses.
+    host: str
+    port: int
+    user: str
+    password: Secret
+
+
+def copy(
+    settings: Settings,
+    conn: Connection,
+    target: Path,
+    pace: Pace,
+    expected: int,
+    *,
+    donor: Donor | None = None,
+) -> None:
+    """Let the server copy itself, or `donor`, into `target`, whose parent mysqld may write to; `expected` bytes.
+
+    Works on a closed server (measured). The server shows a donor's password nowhere (measured). Bounded by
+    SLOWEST. What `pace` reports to may end it by raising. SnapshotError if a server refuses.
     """
     failure: list[MySQLError] = []
+    sql, values = "CLONE LOCAL DATA DIRECTORY = %s", [str(target)]
+    if donor is not None:
+        conn.run("SET GLOBAL clone_valid_donor_list = %s", (f"{donor.host}:{donor.port}",))
+        sql = f"CLONE INSTANCE FROM %s@%s:{donor.port} IDENTIFIED BY %s DATA DIRECTORY = %s"
+        values = [donor.user, donor.host, donor.password.value, str(target)]
 
     def run() -> None:
         try:
             with conn.timeout(600 + expected / SLOWEST):
-                conn.run("CLONE LOCAL DATA DIRECTORY = %s", (str(target),))
+                conn.run(sql, values)
         except MySQLError as error:
             failure.append(error)
 
@@ -110,22 +149,23 @@ def copy(settings: Settings, conn: Connection, target: Path, pace: Pace, expecte
             worker.join(0.5)
             pace.reached(tree_size(target))
         if failure:
-            raise _refused(failure[0], target)
+            raise _refused(failure[0], settings, target)
     except BaseException:
         with contextlib.suppress(MySQLError, SnapshotError), local(settings) as other:
-            _stop(other, target.parent)
+            stop(other, target.parent)
         worker.join(5.0)
         raise
 
 
-def _refused(error: MySQLError, target: Path) -> SnapshotError:
+def _refused(error: MySQLError, settings: Settings, target: Path) -> SnapshotError:
     hint = ""
     if error.errno == _CANNOT_CREATE:
-        hint = "; mysqld's OS user must be able to enter SCRATCH_DIR and every directory above it"
-    return SnapshotError(f"the server could not copy itself to {target}: {error}{hint}")
+        where = "SCRATCH_DIR" if target.is_relative_to(settings.scratch_dir) else str(target.parent)
+        hint = f"; mysqld's OS user must be able to enter {where} and every directory above it"
+    return SnapshotError(f"the server could not make a copy in {target}: {error}{hint}")
 
 
-def _stop(conn: Connection, directory: Path) -> None:
+def stop(conn: Connection, directory: Path) -> None:
     """End every CLONE into `directory`; SnapshotError if one goes on for 30 s."""
 
     def running() -> list[int]:

@@ -45,8 +45,11 @@ def check_name(name: str) -> str:
 class Store(ABC):
     """A place for snapshots. Every method raises StoreError, in one line, when the store fails.
 
-    An object appears under its name whole or not at all, whatever kills the process that writes it.
+    An object appears under its name whole or not at all, whatever kills the process that writes it. Where `folders`
+    is false, names with a `/` may be too much for it.
     """
+
+    folders = True
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Without `settings` they are read from the environment, so that a driver can be made by its name."""

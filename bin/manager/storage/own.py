@@ -25,6 +25,8 @@ class Driver(Protocol):
 class OwnDriver(Store):
     """Makes a Store of a two-verb driver. Whatever the driver raises becomes a StoreError."""
 
+    folders = False
+
     def __init__(self, settings: Settings, driver: Driver, name: str) -> None:
         super().__init__(settings)
         self._driver = driver

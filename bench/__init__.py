@@ -1,0 +1,1 @@
+"""Measurements: write gaps of failovers beside those of Group Replication, and throughput."""

@@ -1,0 +1,306 @@
+"""Making another node primary, in SPEC 7's order, for a failover and for a switchover alike.
+
+What keeps two runners apart is the guard in each server and the one promotion transaction; the failover lock
+only saves work. Cut off before the transaction, everything can be begun again (a frozen replica's own health
+starts it again after a touch of the record). Cut off after it, any hook of the chosen node opens it.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from manager import membership
+from manager.decide.failover import Candidate, Choice, choose
+from manager.decide.join import received
+from manager.discovery.cluster import ClusterView
+from manager.discovery.lock import Lock
+from manager.discovery.record import Record
+from manager.errors import AutopilotError, GuardBusy, GuardLost, MySQLError, TransactionRefused
+from manager.mysql import operations, semisync
+from manager.mysql.connection import Connection
+from manager.mysql.guard import guard, held, kill_stale_guard
+from manager.mysql.state import ServerState, read_state
+from manager.node import Node
+from manager.opening import open_primary
+from manager.stale import STALE
+from manager.view import Peer, in_parallel
+from manager.waiting import Deadline, pause
+
+LOG = logging.getLogger(__name__)
+
+DRAIN_TIME = 30.0
+DRAIN_ROUND = 2.0
+GUARD_PATIENCE = 1.0
+GUARD_WAIT = 6.0
+STEP_TIME = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`promoted` is the new primary's name, None if nothing was done; `reason` says why, either way."""
+
+    promoted: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a runner has decided on: the cluster as it was read before the freeze, the nodes, and why.
+
+    `old` is the record's primary if it answers. `only` names the one node that may be chosen; `forced` takes
+    the most advanced node that answers, whatever the members say (a person accepts the loss).
+    """
+
+    cluster: ClusterView
+    record: Record
+    peers: tuple[Peer, ...]
+    old: Peer | None
+    reason: str
+    only: str | None = None
+    forced: bool = False
+
+
+@dataclass
+class Frozen:
+    """A replica that this runner has guarded and whose IO thread it has stopped."""
+
+    peer: Peer
+    conn: Connection
+    state: ServerState
+    drained: bool = False
+
+    @property
+    def applier_runs(self) -> bool:
+        """False once the applier has stopped with an error: waiting for it is of no use."""
+        return self.state.replication is not None and self.state.replication.sql_running
+
+    def candidate(self, cluster: ClusterView) -> Candidate:
+        """The pure view of it for the choice."""
+        row = self.state.row
+        return Candidate(
+            name=self.peer.name,
+            uuid=self.state.server_uuid,
+            executed=self.state.executed,
+            received=received(self.state),
+            acknowledges=self.state.semisync is not None and self.state.semisync.replica_on,
+            drained=self.drained,
+            priority=row.priority if row is not None else 0,
+            session=cluster.sessions.get(self.peer.name),
+        )
+
+
+def carry_out(
+    node: Node, lock: Lock, stack: ExitStack, plan: Plan, handing_over: Frozen | None = None
+) -> Outcome:
+    """Freeze, drain, choose, fence, promote, open, re-point. The guards are kept in `stack`.
+
+    `handing_over` is the old primary, closed under its guard by this runner; it then follows the new one.
+    """
+    lock.step("freezing the replicas")
+    frozen = _freeze(node, stack, plan)
+    _drain(lock, frozen)
+    choice = choose(
+        plan.record,
+        tuple(f.candidate(plan.cluster) for f in frozen),
+        only=plan.only,
+        forced=plan.forced,
+    )
+    for name, why in choice.rejected.items():
+        LOG.warning("not %s: %s", name, why)
+    LOG.info("%s", choice.reason)
+    if choice.chosen is None:
+        return Outcome(None, choice.reason)
+    chosen = next(f for f in frozen if f.peer.name == choice.chosen.name)
+    _catch_up(node, frozen, chosen, choice)
+    if handing_over is not None and not handing_over.state.executed <= chosen.state.executed:
+        return Outcome(None, f"{chosen.peer.name} lacks transactions of {handing_over.peer.name}")
+    if plan.old is not None and handing_over is None:
+        lock.step(f"fencing {plan.old.name}")
+        fence(node, plan.old)
+    lock.step(f"promoting {chosen.peer.name}")
+    guards = [*frozen, handing_over] if handing_over is not None else frozen
+    promoted, index = _promote(node, plan, chosen, choice, guards)
+    open_primary(chosen.conn, promoted, chosen.state, lease=node.settings.lease)
+    lock.step(f"re-pointing the replicas to {chosen.peer.name}")
+    others = [f for f in frozen if f is not chosen]
+    if handing_over is not None:
+        others.append(handing_over)
+    followers = _repoint(node, chosen, others)
+    _admit_one(node, promoted, index, chosen, followers)
+    return Outcome(chosen.peer.name, f"{plan.reason}; {choice.reason}")
+
+
+def fence(node: Node, old: Peer) -> None:
+    """Close the old primary if it still answers; closing needs no guard. Its silence is no reason to stop."""
+    try:
+        with node.remote(old.address, old.port, timeout=3.0) as conn:
+            operations.close_server(conn)
+    except MySQLError as error:
+        LOG.warning("%s could not be fenced: %s", old.name, error)
+
+
+def replicas(peers: tuple[Peer, ...], record: Record) -> list[Peer]:
+    """The nodes that answer and follow somebody."""
+    return [
+        p
+        for p in peers
+        if p.state is not None and p.state.server_uuid != record.primary and p.state.replication is not None
+    ]
+
+
+def _freeze(node: Node, stack: ExitStack, plan: Plan) -> list[Frozen]:
+    """Guard every replica that answers and stop its IO thread; at least one, or AutopilotError.
+
+    The record is read again once the guards are held: whoever changed it meanwhile has made this look stale.
+    """
+    candidates = replicas(plan.peers, plan.record)
+    if not candidates:
+        raise AutopilotError("no replica answers")
+    results = in_parallel(lambda peer: guarded(node, peer), candidates)
+    frozen = []
+    for peer, (context, conn, error) in zip(candidates, results, strict=True):
+        if context is None or conn is None:
+            raise AutopilotError(f"{peer.name} answers, but could not be guarded: {error}")
+        stack.push(context)
+        frozen.append(Frozen(peer=peer, conn=conn, state=peer.state or read_state(conn)))
+    if node.discovery.view().record_index != plan.cluster.record_index:
+        raise TransactionRefused("the cluster record has changed since this began; looking again")
+    in_parallel(lambda f: operations.stop_io(f.conn), frozen)
+    return frozen
+
+
+def guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | None, str]:
+    """Return the server's guard and the connection that holds it, or why there is none."""
+    stack = ExitStack()
+    try:
+        conn = stack.enter_context(node.remote(peer.address, peer.port, timeout=STEP_TIME))
+        try:
+            stack.enter_context(guard(conn, wait=GUARD_PATIENCE))
+        except GuardBusy:
+            # This runner has the failover lock, so whoever has held the guard for so long makes no progress.
+            kill_stale_guard(conn, older_than_s=STALE)
+            stack.enter_context(guard(conn, wait=GUARD_WAIT))
+    except MySQLError as error:
+        stack.close()
+        return None, None, str(error)
+    return stack, conn, ""
+
+
+def _drain(lock: Lock, frozen: list[Frozen]) -> None:
+    """Let every applier get through what it has received, at once for all, and read the sets that result."""
+
+    def drain(item: Frozen) -> None:
+        item.drained = operations.drain(item.conn, Deadline(DRAIN_ROUND))
+        item.state = read_state(item.conn)
+
+    deadline = Deadline(DRAIN_TIME)
+    waiting = frozen
+    while waiting and not deadline.over:
+        lock.step("draining the appliers")
+        in_parallel(drain, waiting)
+        waiting = [f for f in waiting if not f.drained and f.applier_runs]
+
+
+def _catch_up(node: Node, frozen: list[Frozen], chosen: Frozen, choice: Choice) -> None:
+    """Fetch what the chosen node lacks from the replica that has it, and check that it arrived."""
+    if choice.catch_up_from is None:
+        return
+    source = next(f for f in frozen if f.peer.name == choice.catch_up_from.name)
+    assert node.settings.mysql_repl_user is not None
+    _follow(node, chosen, source, node.settings.mysql_repl_user)  # on a replica no account can be made
+    deadline = Deadline(DRAIN_TIME)
+    while not source.state.executed <= chosen.state.executed:
+        if deadline.over:
+            raise AutopilotError(f"{chosen.peer.name} did not catch up from {source.peer.name}")
+        pause(0.1)
+        chosen.state = read_state(chosen.conn)
+    operations.stop_io(chosen.conn)
+
+
+def _follow(node: Node, replica: Frozen, source: Frozen, user: str) -> None:
+    settings = node.settings
+    assert settings.mysql_repl_password is not None
+    operations.follow(
+        replica.conn,
+        host=source.peer.address,
+        port=source.peer.port,
+        user=user,
+        password=settings.mysql_repl_password.value,
+    )
+
+
+def _promote(
+    node: Node, plan: Plan, chosen: Frozen, choice: Choice, frozen: list[Frozen]
+) -> tuple[Record, int]:
+    """The one transaction that makes a primary, at the index that was read before the freeze."""
+    assert choice.chosen is not None
+    assert choice.chosen.session is not None
+    for item in frozen:
+        if not held(item.conn):
+            raise GuardLost(f"the guard of {item.peer.name} was lost: it may no longer be frozen")
+    promoted = plan.record.promoted(chosen.state.server_uuid, chosen.peer.name, plan.reason)
+    index = node.discovery.promote(
+        promoted,
+        plan.cluster.record_index,
+        choice.chosen.session,
+        unlock_session=plan.cluster.lock_session,
+    )
+    LOG.info("%s is the primary of epoch %d", chosen.peer.name, promoted.epoch)
+    return promoted, index
+
+
+def _repoint(node: Node, chosen: Frozen, others: list[Frozen]) -> list[Frozen]:
+    """Let the other replicas follow, in parallel, each verified, none acknowledging yet; returns those that do.
+
+    One that has diverged is left alone; one that cannot be re-pointed now is seen to by its own health.
+    """
+    assert node.settings.mysql_repl_password is not None
+    password = node.settings.mysql_repl_password.value
+    sound = []
+    for item in others:
+        extra = item.state.executed - chosen.state.executed
+        if extra or not item.drained:
+            LOG.warning("%s is not re-pointed (extra: %s)", item.peer.name, extra or "unknown")
+            continue
+        if item.state.semisync is not None:
+            semisync.become_replica(item.conn)
+        semisync.let_in(chosen.conn, item.state.server_uuid, password)
+        sound.append(item)
+
+    def repoint(item: Frozen) -> bool:
+        try:
+            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+        except MySQLError as error:
+            LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
+            return False
+        LOG.info("%s follows %s", item.peer.name, chosen.peer.name)
+        return True
+
+    return [item for item, follows in zip(sound, in_parallel(repoint, sound), strict=True) if follows]
+
+
+def _admit_one(node: Node, record: Record, index: int, chosen: Frozen, followers: list[Frozen]) -> None:
+    """Semisync: commits on the new primary wait until one replica is a member; its health admits the others."""
+    session = node.discovery.view().lock_session
+    if record.durability != "semisync" or session is None:
+        return
+    primary = membership.Primary(
+        discovery=node.discovery,
+        conn=chosen.conn,
+        connect=lambda: node.remote(chosen.peer.address, chosen.peer.port),
+        record=record,
+        index=index,
+        session=session,
+    )
+    harmless = frozenset(semisync.account(f.state.server_uuid) for f in followers)
+    for item in followers:
+        try:
+            membership.admit(primary, item.conn, item.state.server_uuid, harmless=harmless)
+            LOG.info("%s is a member now", item.peer.name)
+            return
+        except (MySQLError, TransactionRefused) as error:
+            LOG.warning("%s was not admitted: %s", item.peer.name, error)
+        except AutopilotError as error:
+            LOG.warning("%s: %s", item.peer.name, error)

@@ -1,0 +1,56 @@
+"""What the benchmarks make of what they measured."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from bench import failover
+from bench.failover import Measured
+from bench.plot import bars
+
+TIMES = [1.0, 1.1, 1.2, 4.2, 4.3, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "longest"), [(1.25, 4.25, 3.0), (1.15, 1.16, 0.1), (4.22, 4.25, 0.1), (4.22, 5.0, 4.7)]
+)
+def test_the_gap_is_the_longest_silence_that_touches_the_fault(
+    begin: float, end: float, longest: float
+) -> None:
+    assert max(failover.gaps(TIMES, begin, end)) == pytest.approx(longest)
+
+
+def test_medians_and_missing_rows_are_by_fault_and_beside_the_others() -> None:
+    ours = [Measured(3.0, 100, 0), Measured(1.0, 50, 1), Measured(2.0, 10, 0), Measured(None, 0, 0)]
+    group = [Measured(20.0, 10, 0), Measured(22.0, 10, 0)]
+    found = failover.summarise({"ours": {"frozen": ours}, "gr_default": {"frozen": group, "clean_stop": []}})
+    assert found == {
+        "frozen": {
+            "runs": 4,
+            "median_s": 2.0,
+            "max_s": 3.0,
+            "missing_rows": 1,
+            "failures": 1,
+            "gr_default_runs": 2,
+            "gr_default_median_s": 21.0,
+            "gr_default_max_s": 22.0,
+            "gr_default_missing_rows": 0,
+            "gr_default_failures": 0,
+        }
+    }
+    assert "node frozen" in failover.plot(found)
+
+
+def test_the_plot_is_an_svg_with_a_bar_for_each_figure() -> None:
+    groups = {
+        "node killed": {"ours": (5.0, 8.0), "theirs <3>": (23.3, 23.9)},
+        "switchover": {"ours": (0.2, 0.4)},
+    }
+    root = ElementTree.fromstring(bars("Seconds", groups))
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"node killed", "switchover", "ours", "theirs <3>", "5.00", "23.30", "0.20"} <= set(texts)
+    widths = [float(element.get("width", "0")) for element in root.iter() if element.tag.endswith("rect")]
+    ours, theirs, quick = widths[3:]  # after the background and the legend
+    assert theirs > ours > quick > 0
