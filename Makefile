@@ -49,7 +49,7 @@ lock:
 # and keeps history and logs in build/faults/SEED. `make faults SEED=7 MINUTES=5 FAULTS=node,partition`.
 faults:
 	@$(VENV) -m faults --seed "$(SEED)" --minutes "$(MINUTES)" --faults "$(FAULTS)" \
-		--durability "$(DURABILITY)" --overlap "$(OVERLAP)" --keep "$(KEEP)"
+		--durability "$(DURABILITY)" --overlap "$(OVERLAP)" --keep "$(KEEP)" --mutant "$(MUTANT)"
 
 # --- Measurements -----------------------------------------------------------------------------------
 

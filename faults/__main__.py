@@ -11,6 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from faults.mutants import MUTANTS, build
 from faults.run import Options, Run
 from faults.schedule import KINDS, selected
 from sandbox.cluster import Cluster
@@ -32,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--durability", default="", help="semisync (default) or async")
     result.add_argument("--overlap", default="", help="1: two faults at once")
+    result.add_argument(
+        "--mutant", default="", help=f"run hooks without one safety rule, aimed at it: {', '.join(MUTANTS)}"
+    )
     result.add_argument("--env", action="append", default=[], help="NAME=VALUE: a setting for every node")
     result.add_argument(
         "--keep",
@@ -49,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     root = os.getuid() == 0
     try:
         env = dict(pair.split("=", 1) for pair in given.env)
+        if given.mutant and given.mutant not in MUTANTS:
+            raise ValueError(f"MUTANT: {given.mutant!r} is none of {', '.join(MUTANTS)}")
+        aim = MUTANTS.get(given.mutant)
+        if aim:
+            given.seed, given.minutes = given.seed or aim.seed, given.minutes or aim.minutes
+            given.faults, given.durability = given.faults or aim.faults, given.durability or aim.durability
         seed = int(given.seed or random.randrange(1, 10**6))
         subnet = given.subnet or (SUBNET if root else LOOPBACK)
         packages = ensure()
@@ -59,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
             kinds=selected(given.faults.replace(",", " ").split(), root=root),
             durability=given.durability or "semisync",
             overlap=given.overlap not in ("", "0"),
-            directory=given.output / str(seed),
+            directory=given.output / (given.mutant or str(seed)),
+            until_found=aim is not None,
             keep=given.keep not in ("", "0"),
         )
         with open(f"{place}.lock", "w") as lock:
@@ -72,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
                 env={"DURABILITY": options.durability, **env},
                 namespaces=root,
                 disk_mb=DISK_MB if root else None,
+                code=build(aim, Path(f"{place}-build")) if aim else ROOT,
             )
             return go(cluster, options)
     except BlockingIOError:

@@ -39,7 +39,11 @@ LEASE_SLACK = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is asked for. `keep` keeps history and logs in any case, and after a violation the cluster."""
+    """What is asked for.
+
+    `keep` keeps history and logs in any case, and after a violation the cluster. `until_found` ends the run at
+    the first violation.
+    """
 
     seed: int
     minutes: float
@@ -48,6 +52,7 @@ class Options:
     overlap: bool
     directory: Path
     keep: bool = False
+    until_found: bool = False
 
 
 @dataclass
@@ -118,7 +123,7 @@ class Run:
                 self._do(group)
                 settled = self._settle()
                 self._judge()
-                if not settled:
+                if not settled or (self.violations and self.options.until_found):
                     break
         if settled:
             self._agree()

@@ -50,11 +50,13 @@ class Cluster:
         packages: Packages | None = None,
         namespaces: bool = False,
         disk_mb: int | None = None,
+        code: Path = ROOT,
     ) -> None:
         """`env` is added to every node's environment; `beside` lends its Consul and S3 servers.
 
         With `namespaces` (root only) every node, Consul and S3 is a host of its own, on a subnet out of
-        198.18.0.0/15. With `disk_mb` (root only) each node's data is on a small disk of its own.
+        198.18.0.0/15. With `disk_mb` (root only) each node's data is on a small disk of its own. `code` is the
+        tree whose hooks the nodes run.
         """
         if namespaces and beside:
             raise SandboxError("a cluster in namespaces has Consul and S3 servers of its own")
@@ -66,6 +68,7 @@ class Cluster:
             "subnet": subnet,
             "namespaces": namespaces,
             "disk_mb": disk_mb,
+            "code": str(code),
             "servers": beside.servers if beside else subnet,
             "env": dict(env or {}),
             "secrets": beside.secrets if beside else _new_secrets(),
@@ -144,6 +147,7 @@ class Cluster:
             shared_env=self.env,
             enter=self._enter(name),
             disk_mb=self._state.get("disk_mb"),
+            code=Path(self._state["code"]),
         )
 
     @property

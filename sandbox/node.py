@@ -34,6 +34,8 @@ class Node:
     # What comes before the pilot's command, where the node is in a namespace; the size of its own disk.
     enter: tuple[str, ...] = ()
     disk_mb: int | None = None
+    # The tree whose `bin` and `etc` it runs.
+    code: Path = ROOT
 
     @property
     def disk(self) -> Path:
@@ -79,7 +81,7 @@ class Node:
         if self.running:
             raise SandboxError(f"{self.name} is running already")
         self._prepare()
-        command = [*self.enter, str(self.packages.python), str(ROOT / "bin" / "pilot.py")]
+        command = [*self.enter, str(self.packages.python), str(self.code / "bin" / "pilot.py")]
         marked.start_marked(self.directory, command, env=self.env, log=self.log)
 
     def _prepare(self) -> None:

@@ -184,8 +184,9 @@ def test_change_row_makes_its_schema_again(node: Node, conn: Connection) -> None
         conn.run("SET sql_log_bin = 1")
     state = read_state(conn)
     assert state.row is None
-    operations.change_row(conn, lambda _: LocalRow(server_uuid=state.server_uuid))
-    assert read_state(conn).row == LocalRow(server_uuid=state.server_uuid)
+    row = LocalRow(server_uuid=state.server_uuid, epoch=3)
+    operations.change_row(conn, lambda _: row)
+    assert read_state(conn).row == row
 
 
 def test_another_servers_row_does_not_count(node: Node, conn: Connection) -> None:
