@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from manager import __version__, log, nodefile
+from manager import __version__, flock, log, nodefile
 from manager.errors import AutopilotError, Unhealthy
 from manager.settings import Settings, load
 
@@ -68,7 +68,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def idle(settings: Settings, command: str) -> bool:
-    """True if a hook has nothing to do on a node that is not part of the cluster yet; Unhealthy without a server.
+    """True if a hook has nothing to do: no part of the cluster yet, or another on_change; Unhealthy without a server.
 
     Answered before anything that talks with Consul or MySQL is loaded: that is most of a hook's work, and a node
     that is still being initialised needs the processor itself (measured: 0.2 s of it for each run).
@@ -77,6 +77,8 @@ def idle(settings: Settings, command: str) -> bool:
         raise Unhealthy(f"the local server: mysqld does not run (there is no {settings.socket})")
     if command not in ("on_change", "snapshot_task"):
         return False
+    if command == "on_change" and flock.taken(settings.run_dir / "on_change.lock"):
+        return True
     file = nodefile.read(settings.mysql_datadir)
     if file is not None and file.ready:
         return False

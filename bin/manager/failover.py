@@ -24,6 +24,7 @@ from manager.waiting import Deadline, pause
 LOG = logging.getLogger(__name__)
 
 DECIDE_TIME = 60.0
+HEADS_UP = 0.7
 CATCH_UP_TIME = 10.0
 CLOSED_CATCH_UP_TIME = 2.0
 
@@ -49,6 +50,8 @@ def run(node: Node, lock: Lock) -> Outcome:
 
 def switch_over(node: Node, lock: Lock, *, to: str | None, reason: str) -> Outcome:
     """Hand the role over to `to`, or to whoever is chosen; the primary must serve and hold PRIMARY_KEY."""
+    # The primary serves meanwhile. What the lock has started on the other nodes advertises the outcome at once.
+    pause(HEADS_UP)
     lock.step("looking at the servers")
     cluster = node.discovery.view()
     record = cluster.record

@@ -25,6 +25,18 @@ def flocked(path: Path, *, wait: float, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def taken(path: Path) -> bool:
+    """True if another process holds the lock on `path` now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,7 +37,7 @@ def configure(level: str, hook: str, secrets: Iterable[str]) -> None:
         with contextlib.suppress(OSError):
             handlers.append(logging.FileHandler(path))
     form = logging.Formatter(
-        f"%(asctime)s %(levelname)s {hook}[{os.getpid()}] %(message)s", "%Y-%m-%dT%H:%M:%SZ"
+        f"%(asctime)s.%(msecs)03dZ %(levelname)s {hook}[{os.getpid()}] %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     form.converter = time.gmtime
     redact = _Redact(secrets)

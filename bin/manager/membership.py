@@ -72,8 +72,7 @@ def carry_out(node: Node, primary: Primary, change: Change, view: View) -> None:
             guard(there),
         ):
             primary.check()
-            # Nobody is spared: who was seen OFF may be let on by a runner that holds his guard and not ours.
-            admit(primary, there, change.uuid, harmless=frozenset())
+            admit(primary, there, change.uuid)
         LOG.info("%s is a member now", peer.name)
     elif change.step is Step.REMOVE:
         remove(primary, change.uuid)
@@ -94,10 +93,9 @@ def not_acknowledging(peers: Iterable[Peer]) -> frozenset[str]:
     )
 
 
-def admit(primary: Primary, there: Connection, uuid: str, *, harmless: frozenset[str]) -> None:
+def admit(primary: Primary, there: Connection, uuid: str) -> None:
     """Let an attached replica, whose guard is held on `there`, acknowledge; a marker proves that it does.
 
-    `harmless` are accounts that are not cut off while A is empty: only those whose guards the caller holds.
     Raises AutopilotError, with everything undone, if A was empty and nothing was acknowledged.
     """
     if primary.record.members:
@@ -107,15 +105,24 @@ def admit(primary: Primary, there: Connection, uuid: str, *, harmless: frozenset
         if not primary.marker():
             LOG.warning("a marker after an admission was not acknowledged in time")
         return
+    admit_first(primary, there, uuid, lambda: semisync.restart_receiver(there))
+
+
+def admit_first(primary: Primary, there: Connection, uuid: str, receive: Callable[[], None]) -> None:
+    """Admit while A is empty: `receive` lets the replica, whose switch is ON by then, start to receive.
+
+    AutopilotError, with everything undone, if nothing was acknowledged.
+    """
     # Another admission's record may be on its way still: refused from now on, before anybody can acknowledge.
     primary.write(primary.record.touched())
     was_on = semisync.source_on(primary.conn)
-    # While A is empty only the one being admitted may acknowledge.
-    _cut_off(primary, spare=harmless | {semisync.account(uuid)})
+    # Only the one being admitted may acknowledge. Nobody else is spared: who was seen OFF may be let on by a
+    # runner that holds his guard and not ours.
+    _cut_off(primary, spare=frozenset({semisync.account(uuid)}))
     semisync.set_source(primary.conn, on=True)
     semisync.set_replica(there, on=True)
     try:
-        semisync.restart_receiver(there)
+        receive()
         acknowledged = primary.marker()
     except MySQLError as error:
         LOG.warning("admission: %s", error)

@@ -121,14 +121,25 @@ def carry_out(
         fence(node, plan.old)
     lock.step(f"promoting {chosen.peer.name}")
     guards = [*frozen, handing_over] if handing_over is not None else frozen
-    promoted, index = _promote(node, plan, chosen, choice, guards)
+    promoted, index, session = _promote(node, plan, chosen, choice, guards)
     open_primary(chosen.conn, promoted, chosen.state, lease=node.settings.lease)
     lock.step(f"re-pointing the replicas to {chosen.peer.name}")
-    others = [f for f in frozen if f is not chosen]
-    if handing_over is not None:
-        others.append(handing_over)
-    followers = _repoint(node, chosen, others)
-    _admit_one(node, promoted, index, chosen, followers)
+    others = _sound(chosen, [f for f in frozen if f is not chosen])
+    # The one that hands over comes last: it takes up to a second to switch semi-sync off (measured).
+    last = _sound(chosen, [handing_over] if handing_over is not None else [])
+    member = None
+    if promoted.durability == "semisync" and chosen.state.semisync is not None:
+        primary = membership.Primary(
+            discovery=node.discovery,
+            conn=chosen.conn,
+            connect=lambda: node.remote(chosen.peer.address, chosen.peer.port),
+            record=promoted,
+            index=index,
+            session=session,
+        )
+        member = _admit_one(node, primary, chosen, [*others, *last])
+    for group in (others, last):
+        _attach(node, chosen, [f for f in group if f is not member])
     return Outcome(chosen.peer.name, f"{plan.reason}; {choice.reason}")
 
 
@@ -233,8 +244,11 @@ def _follow(node: Node, replica: Frozen, source: Frozen, user: str) -> None:
 
 def _promote(
     node: Node, plan: Plan, chosen: Frozen, choice: Choice, frozen: list[Frozen]
-) -> tuple[Record, int]:
-    """The one transaction that makes a primary, at the index that was read before the freeze."""
+) -> tuple[Record, int, str]:
+    """The one transaction that makes a primary, at the index that was read before the freeze.
+
+    Returns the record, its index, and the session that holds PRIMARY_KEY.
+    """
     assert choice.chosen is not None
     assert choice.chosen.session is not None
     for item in frozen:
@@ -248,59 +262,65 @@ def _promote(
         unlock_session=plan.cluster.lock_session,
     )
     LOG.info("%s is the primary of epoch %d", chosen.peer.name, promoted.epoch)
-    return promoted, index
+    return promoted, index, choice.chosen.session
 
 
-def _repoint(node: Node, chosen: Frozen, others: list[Frozen]) -> list[Frozen]:
-    """Let the other replicas follow, in parallel, each verified, none acknowledging yet; returns those that do.
-
-    One that has diverged is left alone; one that cannot be re-pointed now is seen to by its own health.
-    """
-    assert node.settings.mysql_repl_password is not None
-    password = node.settings.mysql_repl_password.value
-    sound = []
+def _sound(chosen: Frozen, others: list[Frozen]) -> list[Frozen]:
+    """Those that can follow the new primary. One that has diverged is left alone, for its own health to rebuild."""
+    found = []
     for item in others:
         extra = item.state.executed - chosen.state.executed
         if extra or not item.drained:
             LOG.warning("%s is not re-pointed (extra: %s)", item.peer.name, extra or "unknown")
-            continue
-        if item.state.semisync is not None:
-            semisync.become_replica(item.conn)
-        semisync.let_in(chosen.conn, item.state.server_uuid, password)
-        sound.append(item)
-
-    def repoint(item: Frozen) -> bool:
-        try:
-            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
-        except MySQLError as error:
-            LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
-            return False
-        LOG.info("%s follows %s", item.peer.name, chosen.peer.name)
-        return True
-
-    return [item for item, follows in zip(sound, in_parallel(repoint, sound), strict=True) if follows]
+        else:
+            found.append(item)
+    return found
 
 
-def _admit_one(node: Node, record: Record, index: int, chosen: Frozen, followers: list[Frozen]) -> None:
-    """Semisync: commits on the new primary wait until one replica is a member; its health admits the others."""
-    session = node.discovery.view().lock_session
-    if record.durability != "semisync" or session is None:
-        return
-    primary = membership.Primary(
-        discovery=node.discovery,
-        conn=chosen.conn,
-        connect=lambda: node.remote(chosen.peer.address, chosen.peer.port),
-        record=record,
-        index=index,
-        session=session,
-    )
-    harmless = frozenset(semisync.account(f.state.server_uuid) for f in followers)
+def _admit_one(
+    node: Node, primary: membership.Primary, chosen: Frozen, followers: list[Frozen]
+) -> Frozen | None:
+    """Semisync: commits on the new primary wait until there is a member; re-point one, and admit it.
+
+    Returns the one that was admitted, None if none was: then the new primary's own health goes on with it.
+    """
     for item in followers:
+
+        def receive(item: Frozen = item) -> None:
+            _let_in(node, chosen, item)
+            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+
         try:
-            membership.admit(primary, item.conn, item.state.server_uuid, harmless=harmless)
-            LOG.info("%s is a member now", item.peer.name)
-            return
+            semisync.become_replica(item.conn)
+            membership.admit_first(primary, item.conn, item.state.server_uuid, receive)
         except (MySQLError, TransactionRefused) as error:
             LOG.warning("%s was not admitted: %s", item.peer.name, error)
         except AutopilotError as error:
             LOG.warning("%s: %s", item.peer.name, error)
+        else:
+            LOG.info("%s follows %s and is a member", item.peer.name, chosen.peer.name)
+            return item
+    return None
+
+
+def _attach(node: Node, chosen: Frozen, others: list[Frozen]) -> None:
+    """Let them follow, in parallel, each verified, none acknowledging; its own health sees to one that does not."""
+    if chosen.state.semisync is not None:
+        in_parallel(lambda item: semisync.become_replica(item.conn), others)
+    for item in others:
+        _let_in(node, chosen, item)
+
+    def repoint(item: Frozen) -> None:
+        try:
+            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+        except MySQLError as error:
+            LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
+        else:
+            LOG.info("%s follows %s", item.peer.name, chosen.peer.name)
+
+    in_parallel(repoint, others)
+
+
+def _let_in(node: Node, chosen: Frozen, item: Frozen) -> None:
+    assert node.settings.mysql_repl_password is not None
+    semisync.let_in(chosen.conn, item.state.server_uuid, node.settings.mysql_repl_password.value)

@@ -110,6 +110,8 @@ def _on(world: World, process: Process, rules: Rules) -> Steps:
     """`semisync.set_replica`: the receiver that runs is not affected."""
     n = process.node
     step = "admit: restart" if process.step == "admit: on" else "first: restart"
+    if process.kind == "runner":
+        step = "repoint: let in"
     if holds(world, process, n):
         yield change(go(world, process, step=step), n, variable=True)
     else:

@@ -98,19 +98,19 @@ def _promote(world: World, process: Process, rules: Rules) -> Steps:
 
 
 def _repoint_off(world: World, process: Process, rules: Rules) -> Steps:
-    """`_repoint`: one that has diverged is left alone; the variable OFF."""
+    """`_sound`: one that has diverged is left alone; `become_replica`. Then `membership.admit_first`."""
     chosen = world.servers[process.primary]
     others = [n for n in nodes(process.mask) if n != process.primary]
     sound = [n for n in others if covers(chosen.has, world.servers[n].has) and holds(world, process, n)]
     if sound:
         n = sound[0]
-        yield change(go(world, process, step="repoint: let in", node=n), n, variable=False)
+        yield change(go(world, process, step="first: touch", node=n, mask=0), n, variable=False)
     else:
         yield end(world, process)
 
 
 def _repoint_let_in(world: World, process: Process, rules: Rules) -> Steps:
-    """`semisync.let_in`."""
+    """`_let_in`, within `admit_first`."""
     if holds(world, process, process.primary):
         unlocked = world.servers[process.primary].unlocked | bit(process.node)
         after = go(world, process, step="repoint: follow")
@@ -120,13 +120,13 @@ def _repoint_let_in(world: World, process: Process, rules: Rules) -> Steps:
 
 
 def _repoint_follow(world: World, process: Process, rules: Rules) -> Steps:
-    """`_follow`; then `_admit_one`, which is `membership.admit` with A empty."""
+    """`_follow`, within `admit_first`: the switch is ON."""
     n = process.node
     if holds(world, process, n):
-        after = go(world, process, step="first: touch", mask=0)
-        yield mysql.start_receiver(after, n, source=process.primary)
+        after = mysql.settle(mysql.start_receiver(world, n, source=process.primary))
+        yield go(after, process, step="first: marker" if after.servers[n].connected else "undo: lock")
     else:
-        yield end(world, process)
+        yield go(world, process, step="undo: lock")
 
 
 STEPS = {

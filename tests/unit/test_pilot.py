@@ -51,10 +51,11 @@ def test_the_node_service_and_its_check_have_the_names_that_the_session_is_bound
     assert check["failures_before_critical"] == 2
 
 
-def test_a_change_of_the_healthy_primaries_runs_on_change() -> None:
-    (watch,) = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
-    assert (watch["service"], watch["passingonly"]) == ("shop-primary", True)
-    assert watch["args"] == [*MANAGE, "on_change"]
+def test_a_change_of_the_healthy_primaries_and_a_failover_run_on_change() -> None:
+    primaries, failovers = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
+    assert (primaries["service"], primaries["passingonly"]) == ("shop-primary", True)
+    assert failovers["key"] == settings(SERVICE_NAME="shop").failover_lock_key
+    assert primaries["args"] == failovers["args"] == [*MANAGE, "on_change"]
 
 
 def test_nodes_of_two_services_on_one_host_are_different_nodes_of_consul() -> None:

@@ -60,6 +60,13 @@ class Discovery:
         found = [one for service in self._services for one in self._instances(service)]
         return make_view(settings, keys, sessions, found)
 
+    def lock_sessions(self) -> tuple[str | None, str | None]:
+        """Return who holds PRIMARY_KEY and the failover lock, in one small call: for whoever waits for a change."""
+        names = (self._settings.primary_key, self._settings.failover_lock_key)
+        keys = self._client.read(names)
+        primary, failover = (keys[name].session if name in keys else None for name in names)
+        return primary, failover
+
     def session_of(self, node_name: str) -> str | None:
         """Return the id of a node's living session, or None."""
         return node_sessions(self._settings, self._client.sessions()).get(node_name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from manager import failover
+from manager.discovery.cluster import ClusterView
 from manager.errors import (
     AutopilotError,
     Busy,
@@ -26,6 +28,7 @@ LOG = logging.getLogger(__name__)
 TOTAL = 100.0
 WAIT_FOR_WINNER = 30.0
 WAIT_FOR_HEALTH = 15.0
+WAIT_FOR_OPENING = 5.0
 
 
 def run(node: Node) -> int:
@@ -40,22 +43,21 @@ def run(node: Node) -> int:
 
 def _run(node: Node, deadline: Deadline) -> int:
     while not deadline.over:
-        if _there_is_a_primary(node):
+        cluster = node.discovery.view()
+        if cluster.failover_session is not None:
+            _wait_for_winner(node, cluster)
+            cluster = node.discovery.view()
+        if primary_instance(cluster) is not None:
             _check_own_health(node)
             return 0
         try:
             return _fail_over(node)
         except LockHeld as held:
             LOG.info("another node fails over (%s): waiting for it", held)
-            _wait_for_winner(node)
         except (TransactionRefused, GuardBusy, GuardLost, LockLost) as error:
             LOG.info("%s; starting over", error)
             pause(0.3)
     raise AutopilotError(f"no healthy primary after {TOTAL:.0f} s; health runs try again")
-
-
-def _there_is_a_primary(node: Node) -> bool:
-    return primary_instance(node.discovery.view()) is not None
 
 
 def _fail_over(node: Node) -> int:
@@ -67,22 +69,54 @@ def _fail_over(node: Node) -> int:
         LOG.info("failover to %s: %s", outcome.promoted, outcome.reason)
         _check_own_health(node)
         lock.step(f"waiting for {outcome.promoted} to be healthy in Consul")
-        if not poll_until(lambda: _there_is_a_primary(node), Deadline(WAIT_FOR_HEALTH), interval=0.2):
+        if not poll_until(lambda: _there_is_a_primary(node), Deadline(WAIT_FOR_HEALTH), interval=0.1):
             LOG.warning("%s is not healthy in Consul after %.0f s", outcome.promoted, WAIT_FOR_HEALTH)
     return 0
 
 
-def _wait_for_winner(node: Node) -> None:
-    """Until the winner is done or a primary is healthy; this node advertises itself if it was promoted."""
+def _there_is_a_primary(node: Node) -> bool:
+    return primary_instance(node.discovery.view()) is not None
+
+
+def _wait_for_winner(node: Node, begun: ClusterView) -> None:
+    """Until the runner is done, or the new primary is healthy in Consul.
+
+    The one that was says at once that it is no longer, and this node, if it is promoted, that it is.
+    """
+    before, old = begun.lock_session, primary_instance(begun)
+    deadline = Deadline(WAIT_FOR_WINNER)
+
+    def moved_or_over() -> bool:
+        primary, failover_lock = node.discovery.lock_sessions()
+        return primary not in (None, before) or failover_lock is None
+
+    poll_until(moved_or_over, deadline)
+    cluster = node.discovery.view()
+    if cluster.lock_session in (None, before):
+        return
+    holder = cluster.lock_holder
+    if holder is not None and holder.name == node.name:
+        _wait_until_open(node)
+        _check_own_health(node)
+    elif old is not None and old.name == node.name:
+        node.discovery.advertise(
+            "replica", passing=False, note=f"the role went to {holder.name if holder else 'another'}"
+        )
 
     def done() -> bool:
-        cluster = node.discovery.view()
-        holder = cluster.lock_holder
-        if cluster.lock_session is not None and holder is not None and holder.name == node.name:
-            _check_own_health(node)
-        return cluster.failover_session is None or primary_instance(cluster) is not None
+        now = node.discovery.view()
+        return now.failover_session is None or primary_instance(now) is not None
 
-    poll_until(done, Deadline(WAIT_FOR_WINNER), interval=0.2)
+    poll_until(done, deadline, interval=0.3)
+
+
+def _wait_until_open(node: Node) -> None:
+    """The runner opens this node's server; if that takes long, its own health does."""
+    with contextlib.suppress(MySQLError), node.local() as conn:
+        poll_until(
+            lambda: conn.value("SELECT @@global.offline_mode OR @@global.read_only") == 0,
+            Deadline(WAIT_FOR_OPENING),
+        )
 
 
 def _check_own_health(node: Node) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -130,6 +132,8 @@ def _close_for_the_stop(node: Node) -> None:
 
 def _under_lock(node: Node, reason: str, work: Callable[[Lock], Outcome], seconds: float) -> Outcome:
     """Do `work` under the failover lock, waiting up to `seconds` for it; then wait for a healthy primary."""
+    with contextlib.suppress(OSError):
+        os.nice(-10)  # as the hooks of the agent: writes wait for it
     deadline = Deadline(seconds)
     while True:
         try:

@@ -103,7 +103,7 @@ def _wait_connected(conn: Connection, host: str, port: int) -> None:
         # "No" with an error is final; while "Connecting" the server tries again each second.
         return state is None or _receives(state) or (state.io_running == "No" and state.io_errno != 0)
 
-    poll_until(settled, Deadline(CONNECT_TIME))
+    poll_until(settled, Deadline(CONNECT_TIME), interval=0.02)
     state = last[0]
     if state is None:
         raise ReplicationFailed(f"{conn.peer}: replication from {host}:{port} is not configured")

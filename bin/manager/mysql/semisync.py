@@ -64,7 +64,7 @@ def restart_receiver(conn: Connection) -> None:
         state = read_replication(conn)
         return state is not None and state.io_running == "Yes"
 
-    if not poll_until(runs, Deadline(CONNECT_TIME)):
+    if not poll_until(runs, Deadline(CONNECT_TIME), interval=0.02):
         raise ReplicationFailed(f"{conn.peer}: the receiver did not come back within {CONNECT_TIME:.0f} s")
 
 

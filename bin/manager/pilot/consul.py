@@ -49,7 +49,14 @@ def agent_config(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
                 "passingonly": True,
                 "handler_type": "script",
                 "args": [*manage, "on_change"],
-            }
+            },
+            # Somebody begins to hand the role over, or to fail over: each node is ready to advertise its new role.
+            {
+                "type": "key",
+                "key": settings.failover_lock_key,
+                "handler_type": "script",
+                "args": [*manage, "on_change"],
+            },
         ],
     }
     if settings.consul_http_token is not None:
