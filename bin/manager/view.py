@@ -188,9 +188,8 @@ def _with_others(node: Node, view: View) -> View:
         return replace(view, peers=_known_peers(node, view.known)) if server.serves else view
     record = cluster.record
     past = own is not None and (record is None or record.older_than(own.epoch, own.version))
-    if past or (
-        record is not None and record.primary == server.server_uuid and record.durability == "semisync"
-    ):
+    restarted = record is not None and record.primary == server.server_uuid and not server.serves
+    if past or (restarted and record is not None and record.members):
         return replace(view, peers=read_peers(node, cluster))
     if record is not None and record.primary != server.server_uuid:
         instance = primary_instance(cluster)

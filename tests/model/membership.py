@@ -1,4 +1,4 @@
-"""The members of the open primary, step by step: `health._see_to_members` and `manager.membership`.
+"""The members of the open primary, step by step: `members.see_to` and `manager.membership`.
 
 Time limits are left out: a member may be found lost, and a primary may go alone, at any moment. Taking the guard
 and reading the record again (`still_true`), with the first step after it, is one step here: nothing that others

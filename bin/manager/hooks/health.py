@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 
 from manager import nodefile, watched
-from manager.decide import membership as members
 from manager.decide.health import FINAL, Action, Decision, decide
 from manager.errors import (
     AutopilotError,
@@ -21,8 +20,8 @@ from manager.errors import (
     TransactionRefused,
     Unhealthy,
 )
-from manager.hooks import known, silence
-from manager.hooks.steps import STEPS, Work
+from manager.hooks import known, members, silence
+from manager.hooks.steps import STEPS, Work, enable_events
 from manager.hooks.verdict import Verdict, advertise, judge, repeat, start_on_change, start_rescue, write
 from manager.mysql import operations
 from manager.mysql.connection import Connection
@@ -86,6 +85,10 @@ def check(node: Node, conn: Connection) -> Verdict:
             start_on_change(node)
         if decision.action is Action.COME_BACK or (verdict.healthy and view.comeback is not None):
             start_rescue(node)
+        if decision.action is Action.SERVE and view.session is not None:
+            work = Work(node=node, conn=conn, view=view, decision=decision)
+            enable_events(work)
+            members.see_to(work)
     return verdict
 
 
@@ -112,21 +115,13 @@ def _settle(node: Node, conn: Connection, file: nodefile.NodeFile) -> tuple[Deci
 
 
 def _watch(node: Node, view: View) -> View:
-    """Add for how long this primary's members have been in trouble."""
+    """Add for how long a restarted primary has waited for its members."""
     record = view.cluster.record if view.cluster is not None else None
     server = view.server
-    if record is None or record.primary != server.server_uuid or server.semisync is None:
+    if record is None or record.primary != server.server_uuid or server.serves or not record.members:
         return view
-    good = {p.state.server_uuid for p in view.peers if p.state and members.is_good(p, server.server_uuid)}
     watch = watched.load(node)
-    seen = watch.look(
-        time.monotonic(),
-        lost=set(record.members) - good,
-        waiting=server.semisync.waiting,
-        acknowledged=server.semisync.acknowledged,
-        empty=not record.members and server.semisync.source_on,
-        restarting=bool(record.members) and not server.serves,
-    )
+    seen = watch.look(time.monotonic(), lost=(), waiting=False, acknowledged=-1, empty=False, restarting=True)
     watched.save(node, watch)
     return replace(view, watched=seen)
 

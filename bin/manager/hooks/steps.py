@@ -10,16 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from manager import membership, nodefile
-from manager.decide import membership as members
 from manager.decide.health import Action, Decision, newest_copy
 from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Durability, Origin, Record
 from manager.errors import (
-    AutopilotError,
-    ConsulUnavailable,
     GuardBusy,
-    MySQLError,
     NotClosed,
     SessionInvalid,
     TransactionRefused,
@@ -189,45 +185,22 @@ def _serve(work: Work) -> None:
         LOG.info("the watchdog in mysqld does not run (yet): opening again, which starts it")
         with contextlib.suppress(GuardBusy, TransactionRefused):  # the next run tries again
             _open(work)
-    if row.events_epoch != work.record.epoch:
-        enabled = operations.enable_users_events(conn)
-        if enabled:
-            LOG.info("events enabled on the new primary: %s", ", ".join(enabled))
-        epoch = work.record.epoch
-        with contextlib.suppress(GuardBusy), guard(conn):  # else in the next run
-            operations.change_row(conn, lambda now: replace(now, events_epoch=epoch))
     known.write(node, view.cluster)
     if view.file.opened_epoch != work.record.epoch:  # opened by the runner of a failover
         node.write_file(view.file.joined(work.record.id, opened_epoch=work.record.epoch))
-    _see_to_members(work)
 
 
-def _see_to_members(work: Work) -> None:
-    """One membership step of the primary, if one is due; what goes wrong is tried again in the next run."""
-    node, view = work.node, work.view
-    settings = node.settings
-    change = members.change(
-        work.record,
-        view.server,
-        view.peers,
-        view.watched,
-        wanted=settings.durability,
-        most=settings.sync_members,
-    )
-    if change.step is members.Step.NONE:
+def enable_events(work: Work) -> None:
+    """Let the users' events run on a new primary, once; not while their ALTER would wait for a first member."""
+    row, semi, epoch = work.view.server.row, work.view.server.semisync, work.record.epoch
+    waits = semi is not None and semi.source_on and not work.record.members
+    if row is None or row.events_epoch == epoch or waits:
         return
-    try:
-        with (
-            stale_guard_taken(work.conn, work.cluster),
-            guard(work.conn),
-            work.conn.timeout(STEP_TIME),
-        ):
-            work.still_true(lock=True)
-            membership.carry_out(node, work.primary(), change, view)
-    except (TransactionRefused, MySQLError, ConsulUnavailable) as error:
-        LOG.info("%s: not done: %s", change.step.value, error)
-    except AutopilotError as error:
-        LOG.warning("%s: %s", change.step.value, error)
+    enabled = operations.enable_users_events(work.conn)
+    if enabled:
+        LOG.info("events enabled on the new primary: %s", ", ".join(enabled))
+    with contextlib.suppress(GuardBusy), guard(work.conn):  # else in the next run
+        operations.change_row(work.conn, lambda now: replace(now, events_epoch=epoch))
 
 
 def _close(work: Work) -> None:
