@@ -34,6 +34,14 @@ FAULTS = {
     "clean_stop": "clean stop",
     "switchover": "switchover",
 }
+OWN = {
+    "replica_killed": "one of two replicas killed",
+    "replicas_killed": "both replicas killed",
+    "all_killed": "all nodes killed and started again",
+    "disk_full": "the primary's disk full",
+}
+"""Of this project alone; the last one on small disks, which are in memory."""
+TITLES = FAULTS | OWN
 SUBJECTS = {"ours": "this project", "gr_default": "Group Replication", "gr_tuned": "Group Replication, tuned"}
 PREFIXES = {"ours": "", "gr_default": "gr_default_", "gr_tuned": "gr_tuned_"}
 SUBNET = {"ours": "198.18.201", "gr_default": "198.18.202", "gr_tuned": "198.18.203"}
@@ -41,6 +49,7 @@ RESULTS = ROOT / "bench" / "results"
 GAP_TIME = 90.0
 BEFORE = 50
 AFTER = 50
+DISK_MB = 1536
 
 
 class Subject(Protocol):
@@ -145,7 +154,7 @@ def subject_client(subject: Subject) -> Iterator[Any]:
 def summarise(measured: Mapping[str, Mapping[str, Sequence[Measured]]]) -> dict[str, Any]:
     """Return the results by fault, from the runs by subject and fault; what was not measured is left out."""
     found = {}
-    for kind in FAULTS:
+    for kind in (*FAULTS, *OWN):
         entry: dict[str, Any] = {}
         for name, prefix in PREFIXES.items():
             if not (runs := measured.get(name, {}).get(kind, ())):
@@ -167,12 +176,21 @@ def measure_all(
 ) -> None:
     """Do every fault `runs` times to one subject, into `found`; after a run that failed it is made anew."""
     place = Path(f"/tmp/autopilot-bench-{os.getuid()}-{name}")
-    expel = 0 if name == "gr_tuned" else None
-    subject: Subject = (
-        Ours(packages, place, SUBNET[name])
-        if name == "ours"
-        else Group(packages, place, SUBNET[name], expel_timeout=expel)
-    )
+    small_disks = [kind for kind in kinds if kind == "disk_full"]
+    for group in ([kind for kind in kinds if kind not in small_disks], small_disks):
+        if not group:
+            continue
+        subject: Subject
+        if name == "ours":
+            subject = Ours(packages, place, SUBNET[name], disk_mb=DISK_MB if group is small_disks else None)
+        else:
+            subject = Group(packages, place, SUBNET[name], expel_timeout=0 if name == "gr_tuned" else None)
+        _measure_group(subject, name, group, runs, found)
+
+
+def _measure_group(
+    subject: Subject, name: str, kinds: Sequence[str], runs: int, found: dict[str, list[Measured]]
+) -> None:
     try:
         subject.up()
         for number in range(runs):
@@ -185,7 +203,7 @@ def measure_all(
                     subject.down()
                     subject.up()
                 found[kind].append(measured)
-                print(f"{SUBJECTS[name]}: {FAULTS[kind]} {number + 1}: {text}", flush=True)
+                print(f"{SUBJECTS[name]}: {TITLES[kind]} {number + 1}: {text}", flush=True)
     finally:
         subject.down()
 
@@ -194,19 +212,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure all; return 0, or 1 if one of our runs failed or a row is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
     parser.add_argument("--runs", default="", help="how often each fault is done (default 3)")
-    parser.add_argument("--faults", default="", help=f"of {', '.join(FAULTS)} (default all)")
+    parser.add_argument("--faults", default="", help=f"of {', '.join(TITLES)} (default all)")
     parser.add_argument("--subjects", default="", help=f"of {', '.join(SUBJECTS)} (default all)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
-    kinds = given.faults.replace(",", " ").split() or list(FAULTS)
+    kinds = given.faults.replace(",", " ").split() or list(TITLES)
     names = given.subjects.replace(",", " ").split() or list(SUBJECTS)
     measured: dict[str, dict[str, list[Measured]]] = {
-        name: {kind: [] for kind in FAULTS} for name in SUBJECTS
+        name: {kind: [] for kind in TITLES} for name in SUBJECTS
     }
     try:
         packages = ensure()
         for name in names:
-            measure_all(packages, name, kinds, int(given.runs or 3), measured[name])
+            mine = kinds if name == "ours" else [kind for kind in kinds if kind in FAULTS]
+            measure_all(packages, name, mine, int(given.runs or 3), measured[name])
     except (SandboxError, PackagesError, pymysql.MySQLError) as error:
         print(f"bench-failover: {error}", file=sys.stderr)
         return 1
@@ -221,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
 def plot(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the results as SVG: a group of bars for each fault."""
     groups = {
-        FAULTS[kind]: {
+        TITLES[kind]: {
             SUBJECTS[name]: (entry[f"{prefix}median_s"], entry[f"{prefix}max_s"])
             for name, prefix in PREFIXES.items()
             if f"{prefix}median_s" in entry

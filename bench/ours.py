@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faults.world import World, is_server
-from sandbox import marked
+from sandbox import disks, marked
 from sandbox.cluster import DATABASE, Cluster
 from sandbox.health import Endpoint
 from sandbox.node import SandboxError
@@ -32,8 +32,11 @@ class Ours:
         *,
         nodes: int = 3,
         env: dict[str, str] | None = None,
+        disk_mb: int | None = None,
     ) -> None:
-        self.cluster = Cluster(directory, packages=packages, subnet=subnet, env=env or {}, namespaces=True)
+        self.cluster = Cluster(
+            directory, packages=packages, subnet=subnet, env=env or {}, namespaces=True, disk_mb=disk_mb
+        )
         self.finder = self.cluster.catalogue
         self.user, self.password = "app", self.cluster.secrets["MYSQL_PASSWORD"]
         self._world = World(self.cluster, lambda text: None)
@@ -79,6 +82,17 @@ class Ours:
             network.drop(node.name, incoming=everybody, outgoing=everybody)
         elif kind == "clean_stop":
             stopping.start()
+        elif kind in ("replica_killed", "replicas_killed"):
+            replicas = [one for one in self.cluster.nodes if one.name != node.name]
+            for one in replicas[: 1 if kind == "replica_killed" else None]:
+                one.kill()
+        elif kind == "all_killed":
+            for one in self.cluster.nodes:
+                one.kill()
+            for one in self.cluster.nodes:
+                one.start()
+        elif kind == "disk_full":
+            disks.fill(node.disk)
         elif kind == "switchover":
             done = self.cluster.manage("switchover")
             if done.returncode:
@@ -86,6 +100,7 @@ class Ours:
         try:
             yield
         finally:
+            disks.free(node.disk)
             node.thaw()
             network.heal(node.name, node.address)
             if kind == "clean_stop":

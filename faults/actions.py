@@ -16,7 +16,7 @@ from faults.partitions import Hosts, partition
 from faults.schedule import Planned
 from faults.world import Hook, World, is_pilot, is_server
 from sandbox import disks, marked
-from sandbox.cluster import DATABASE
+from sandbox.cluster import DATABASE, Cluster
 from sandbox.node import Node, SandboxError
 from sandbox.processes import wait_for
 
@@ -257,7 +257,14 @@ def _disk_full(world: World, planned: Planned) -> Iterator[None]:
 @contextlib.contextmanager
 def _connections(world: World, planned: Planned) -> Iterator[None]:
     """The application opens connections until the server refuses one, and keeps them."""
-    node = _target(world, planned)
+    with connections_taken(world.cluster, _target(world, planned)) as number:
+        world.say(f"    {number} connections taken")
+        yield
+
+
+@contextlib.contextmanager
+def connections_taken(cluster: Cluster, node: Node) -> Iterator[int]:
+    """Take all connections that the application can get from a node's server, until the block ends."""
     taken = []
     try:
         with contextlib.suppress(pymysql.MySQLError):
@@ -265,16 +272,15 @@ def _connections(world: World, planned: Planned) -> Iterator[None]:
                 taken.append(
                     pymysql.connect(
                         host=node.address,
-                        user=world.cluster.env["MYSQL_USER"],
-                        password=world.cluster.secrets["MYSQL_PASSWORD"],
+                        user=cluster.env["MYSQL_USER"],
+                        password=cluster.secrets["MYSQL_PASSWORD"],
                         database=DATABASE,
                         connect_timeout=2,
                         read_timeout=2,
                         ssl_disabled=True,
                     )
                 )
-        world.say(f"    {len(taken)} connections taken")
-        yield
+        yield len(taken)
     finally:
         for one in taken:
             with contextlib.suppress(pymysql.MySQLError):
