@@ -18,6 +18,8 @@ ROWS = "fault_rows"
 LISTS = "fault_lists"
 LIST_LENGTH = 50
 READ_TIME = 60.0
+# Of every second client's connections: who never looks again writes to an old primary alone.
+LIFETIME = 1.0
 
 
 class Client(writer.Writer):
@@ -33,6 +35,7 @@ class Client(writer.Writer):
             database=DATABASE,
             pause=pause,
             tell=self._remember,
+            lifetime=LIFETIME if number % 2 else None,
         )
         self.number = number
         self._told = history

@@ -123,6 +123,8 @@ class Run:
                 self._do(group)
                 settled = self._settle()
                 self._judge()
+                if self.options.until_found:
+                    self._overlaps(checker.owners(self.history.records)[0])
                 if not settled or (self.violations and self.options.until_found):
                     break
         if settled:

@@ -6,6 +6,7 @@ acknowledged (the server said so), failed (it certainly was not written), unknow
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -86,13 +87,19 @@ class Writer:
         database: str,
         pause: float = 0.005,
         tell: Callable[[Operation], None] | None = None,
+        lifetime: float | None = None,
     ) -> None:
-        """`pause` is the time between two rows, in seconds; `tell` is called after each of them."""
+        """`pause` is the time between two rows, in seconds; `tell` is called after each of them.
+
+        After `lifetime` seconds it looks the primary up again, as connection pools do; None: only when a
+        statement fails.
+        """
         self.history = History()
         self._catalogue = catalogue
         self._tell = tell
         self._user, self._password, self._database = user, password, database
         self._pause = pause
+        self._lifetime = lifetime
         self._number = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -137,7 +144,8 @@ class Writer:
             self._stopping.wait(0.05)
 
     def _write_to(self, primary: Endpoint) -> None:
-        """Write until a statement fails."""
+        """Write until a statement fails, or the connection has lived for its time."""
+        end = time.monotonic() + (self._lifetime if self._lifetime is not None else math.inf)
         try:
             connection = self._connect(primary)
         except pymysql.MySQLError:
@@ -145,7 +153,7 @@ class Writer:
         try:
             with connection.cursor() as cursor:
                 server = _server_uuid(cursor)
-                while server and not self._stopping.is_set():
+                while server and time.monotonic() < end and not self._stopping.is_set():
                     if not self._insert(cursor, server):
                         return
                     self._stopping.wait(self._pause)
