@@ -43,7 +43,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     health.add_argument(
         "--as", dest="ask", choices=("node", "primary", "replica"), help="whose health is asked"
     )
-    commands.add_parser("on_change", help="the set of healthy primaries has changed")
+    on_change = commands.add_parser("on_change", help="the set of healthy primaries has changed")
+    on_change.add_argument(
+        "--witness", action="store_true", help="begin nothing: be there for the outcome of a runner at work"
+    )
     commands.add_parser("snapshot_task", help="take a snapshot if one is due")
     commands.add_parser("rescue", help="save and rebuild a diverged node (started by health)")
     commands.add_parser("pre_stop", help="hand the primary's role over before mysqld is stopped")
@@ -105,7 +108,7 @@ def dispatch(settings: Settings, options: argparse.Namespace) -> int:
         case "on_change":
             from manager.hooks import on_change
 
-            return on_change.run(node)
+            return on_change.run(node, witness=options.witness)
         case "snapshot_task":
             from manager.hooks import snapshot_task
 

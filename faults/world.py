@@ -215,6 +215,8 @@ def hook_command(pid: int) -> str:
     place = next((number for number, word in enumerate(words) if word.endswith("/manage.py")), None)
     if place is None:
         return ""
+    if "--witness" in words:
+        return "witness"
     return next((word for word in words[place + 1 :] if not word.startswith("-")), "pre_start")
 
 

@@ -55,7 +55,8 @@ def test_a_change_of_the_healthy_primaries_and_a_failover_run_on_change() -> Non
     primaries, failovers = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
     assert (primaries["service"], primaries["passingonly"]) == ("shop-primary", True)
     assert failovers["key"] == settings(SERVICE_NAME="shop").failover_lock_key
-    assert primaries["args"] == failovers["args"] == [*MANAGE, "on_change"]
+    assert primaries["args"] == [*MANAGE, "on_change"]
+    assert failovers["args"] == [*MANAGE, "on_change", "--witness"]
 
 
 def test_nodes_of_two_services_on_one_host_are_different_nodes_of_consul() -> None:

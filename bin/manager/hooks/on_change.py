@@ -31,10 +31,16 @@ WAIT_FOR_HEALTH = 15.0
 WAIT_FOR_OPENING = 5.0
 
 
-def run(node: Node) -> int:
-    """Return 0 when there is a healthy primary, or another process of this node sees to it; 1 if not yet."""
+def run(node: Node, *, witness: bool = False) -> int:
+    """Return 0 when there is a healthy primary, or another process of this node sees to it; 1 if not yet.
+
+    A `witness` is started when the failover lock is taken or given back. It begins no failover: one that can
+    promote nobody would otherwise start the next one, without end.
+    """
     try:
         with node.alone("on_change"):
+            if witness:
+                return _witness(node)
             return _run(node, Deadline(TOTAL))
     except Busy as busy:
         LOG.debug("%s", busy)
@@ -58,6 +64,15 @@ def _run(node: Node, deadline: Deadline) -> int:
             LOG.info("%s; starting over", error)
             pause(0.3)
     raise AutopilotError(f"no healthy primary after {TOTAL:.0f} s; health runs try again")
+
+
+def _witness(node: Node) -> int:
+    cluster = node.discovery.view()
+    if cluster.failover_session is not None:
+        _wait_for_winner(node, cluster)
+        if _there_is_a_primary(node):
+            _check_own_health(node)
+    return 0
 
 
 def _fail_over(node: Node) -> int:

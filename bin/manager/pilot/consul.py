@@ -55,7 +55,7 @@ def agent_config(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
                 "type": "key",
                 "key": settings.failover_lock_key,
                 "handler_type": "script",
-                "args": [*manage, "on_change"],
+                "args": [*manage, "on_change", "--witness"],
             },
         ],
     }
