@@ -20,7 +20,7 @@ def run(node: Node, *, as_json: bool) -> int:
     """Print the cluster; exit code 0 if there is a healthy primary, 1 if not."""
     cluster = node.discovery.view()
     peers = _primary_last(node, cluster, read_peers(node, cluster, others_only=False))
-    report = describe(cluster, peers, now=time.time())
+    report = describe(cluster, peers, now=time.time(), holdoff=node.settings.failover_holdoff)
     print(json.dumps(report, indent=2) if as_json else as_text(report))
     return 0 if any(n["role"] == "primary" and n["healthy"] for n in report["nodes"]) else 1
 
@@ -32,8 +32,8 @@ def _primary_last(node: Node, cluster: ClusterView, peers: Sequence[Peer]) -> tu
     return tuple(again.get(peer.name, peer) for peer in peers)
 
 
-def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict[str, Any]:
-    """Return the report as plain values: `cluster`, `nodes`, `last_snapshot`. Pure."""
+def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float, holdoff: float) -> dict[str, Any]:
+    """Return the report as plain values: `cluster`, `nodes`, `last_snapshot`. Pure. `now`, `holdoff` in seconds."""
     record = cluster.record
     primary = next(
         (p.state for p in peers if record and p.state and p.state.server_uuid == record.primary), None
@@ -53,6 +53,8 @@ def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float) -> dict
             "members": [names.get(m, m) for m in record.members],
             "history": list(record.history),
             "paused": cluster.paused,
+            # For so long a primary that serves is not replaced, whatever Consul says of it.
+            "holdoff_s": max(0, round(record.at + holdoff - now)) if record.epoch > 1 else 0,
             "lock_held": cluster.lock_session is not None,
         },
         "nodes": [_node(cluster, peer, primary) for peer in sorted(peers, key=lambda p: p.name)],
@@ -140,10 +142,11 @@ def _headline(cluster: Mapping[str, Any] | None) -> str:
     members = (
         f", members: {', '.join(cluster['members']) or 'none'}" if cluster["durability"] == "semisync" else ""
     )
+    holdoff = f", hold-off {cluster['holdoff_s']} s" if cluster["holdoff_s"] else ""
     paused = f"\npaused {cluster['paused']}" if cluster["paused"] else ""
     return (
         f"cluster {cluster['id']} ({cluster['state']}, {cluster['durability']}): "
-        f"{cluster['primary']} is the primary of epoch {cluster['epoch']}{held}{members}{paused}"
+        f"{cluster['primary']} is the primary of epoch {cluster['epoch']}{held}{members}{holdoff}{paused}"
     )
 
 

@@ -15,7 +15,6 @@ from manager.decide.membership import Step, change, is_good
 from manager.errors import AutopilotError, ConsulUnavailable, MySQLError, TransactionRefused
 from manager.hooks.steps import STEP_TIME, Work
 from manager.mysql.guard import guard
-from manager.mysql.state import read_state
 from manager.stale import stale_guard_taken
 from manager.view import View, read_peers
 from manager.watched import Watched
@@ -29,7 +28,7 @@ def see_to(work: Work) -> None:
     if work.view.server.semisync is None or not settings.replication:
         return
     try:
-        view = replace(work.view, peers=read_peers(node, work.cluster), server=read_state(work.conn))
+        view = replace(work.view, peers=read_peers(node, work.cluster))
         due = change(
             work.record,
             view.server,
