@@ -14,7 +14,7 @@ import pymysql
 
 from faults.partitions import Hosts, partition
 from faults.schedule import Planned
-from faults.world import Hook, World, is_pilot, is_server
+from faults.world import Hook, World, is_agent, is_pilot, is_server
 from sandbox import disks, marked
 from sandbox.cluster import DATABASE, Cluster
 from sandbox.node import Node, SandboxError
@@ -305,6 +305,7 @@ _FAULTS: dict[str, Callable[[World, Planned], Context]] = {
     "node-kill": _node_kill,
     "node-freeze": _freeze(marked.everything),
     "node-stop": _node_stop,
+    "agent-freeze": _freeze(is_agent),
     "pilot-freeze": _freeze(is_pilot),
     "hooks-kill": _hooks_kill,
     "hook-stop": _hook_stop,

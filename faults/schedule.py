@@ -27,6 +27,7 @@ KINDS: dict[str, Kind] = {
     "node-kill": Kind(MOSTLY_PRIMARY, (0.5, 15.0)),
     "node-freeze": Kind(MOSTLY_PRIMARY, (1.0, 20.0)),
     "node-stop": Kind(MOSTLY_PRIMARY, (0.0, 5.0)),
+    "agent-freeze": Kind(MOSTLY_PRIMARY, (2.0, 25.0)),
     "pilot-freeze": Kind(MOSTLY_PRIMARY, (2.0, 25.0)),
     "hooks-kill": Kind(ANYBODY, (2.0, 8.0)),
     "hook-stop": Kind(ANYBODY, (0.5, 3.0)),

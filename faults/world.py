@@ -204,6 +204,12 @@ def is_server(pid: int) -> bool:
     return bool(words) and words[0].endswith("/mysqld")
 
 
+def is_agent(pid: int) -> bool:
+    """True for the node's Consul agent."""
+    words = marked.command_line(pid)
+    return len(words) > 1 and words[0].endswith("/consul") and words[1] == "agent"
+
+
 def is_pilot(pid: int) -> bool:
     """True for supervisord, the agent, and the hooks: everything but mysqld."""
     return not is_server(pid)

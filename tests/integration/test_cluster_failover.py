@@ -33,6 +33,8 @@ from tests.integration.clusters import (
     writer,
 )
 
+ASYNC = {"DURABILITY": "async"}
+
 pytestmark = pytest.mark.timeout(600)
 
 FROZEN = 30.0
@@ -43,7 +45,7 @@ LEASE = 10.0
 
 @pytest.fixture(scope="module")
 def cluster(packages: Packages) -> Iterator[Cluster]:
-    with running(packages, "failover", "127.0.64", nodes=3, env={"AUTO_REBUILD": "no"}) as made:
+    with running(packages, "failover", "127.0.64", nodes=3, env=ASYNC | {"AUTO_REBUILD": "no"}) as made:
         yield made
 
 

@@ -26,12 +26,14 @@ from tests.integration.clusters import (
     write,
 )
 
+ASYNC = {"DURABILITY": "async"}
+
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def cluster(packages: Packages) -> Iterator[Cluster]:
-    with running(packages, "restart", "127.0.65", nodes=3) as made:
+    with running(packages, "restart", "127.0.65", nodes=3, env=ASYNC) as made:
         yield made
 
 

@@ -112,11 +112,13 @@ def test_the_primarys_node_is_killed(cluster: Cluster, client: Writer) -> None:
 
 def test_switchover_to_a_node(cluster: Cluster, client: Writer, packages: Packages) -> None:
     primary, (_, wanted) = roles(cluster)
+    servers = {node.name: server_pid(node) for node in cluster.nodes}
     done = manage(packages, primary.env, "switchover", "--to", wanted.name)
     assert done.code == 0, done
     assert f"mysql-{wanted.name} is the primary" in done.out
     goes_on(client)
     assert the_record(cluster)["primary_name"] == wanted.name
+    assert {node.name: server_pid(node) for node in cluster.nodes} == servers, "a mysqld was restarted"
 
 
 def test_a_clean_stop_hands_over_first(cluster: Cluster, client: Writer) -> None:

@@ -63,7 +63,7 @@ def late(world: World) -> Iterator[tuple[str, World]]:
 
 
 def retake(world: World) -> Iterator[tuple[str, World]]:
-    """`health._retake`: the node that the record names takes the free key, together with a touch.
+    """`steps._retake`: the node that the record names takes the free key, together with a touch.
 
     Its answer may get lost: then it lands now or later, which is the same as its being done then.
     """

@@ -70,7 +70,7 @@ def _freed(world: World) -> World:
 
 
 def demotions(world: World) -> Iterator[tuple[str, World]]:
-    """`health._close`: an open server whose epoch is over. Commits that wait make it kill mysqld."""
+    """`steps._close`: an open server whose epoch is over. Commits that wait make it kill mysqld."""
     for n, server in enumerate(world.servers):
         if server.open and world.record.primary != n and not busy(world, n):
             if mysql.waiting(world, n):

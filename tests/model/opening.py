@@ -1,4 +1,4 @@
-"""Opening the primary, step by step: `health._open`, `failover._finish_opening`, `manager.opening`."""
+"""Opening the primary, step by step: `steps._open`, `failover._finish_opening`, `manager.opening`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replica's own health: `health._follow` (attach) and `health._start` (go on after somebody's freeze)."""
+"""A replica's own health: `steps._follow` (attach) and `steps._start` (go on after somebody's freeze)."""
 
 from __future__ import annotations
 

@@ -53,6 +53,17 @@ class TestWhen:
         assert verdict is When.NOTHING
         assert "node-2 has seen a newer one" in reason
 
+    def test_two_healthy_primaries_only_the_one_that_the_record_names_counts(self) -> None:
+        two = (peer("node-2", server(B)), peer("node-3", replica(C)))
+        assert ask(server(), held=True, peers=two)[0] is When.NOTHING
+        assert ask(None, held=True, peers=two)[0] is When.WAIT
+
+    def test_total_loss_changes_nothing_while_nobody_answers(self) -> None:
+        silent = (peer("node-2", None), peer("node-3", None))
+        assert ask(None, held=True, peers=silent)[0] is When.WAIT
+        assert choose(record(), ()).chosen is None
+        assert choose(record(durability="semisync", members=(B, C)), ()).chosen is None
+
     def test_paused(self) -> None:
         assert ask(None, held=False, paused="by mysql-node-1") == (When.NOTHING, "paused: by mysql-node-1")
 
@@ -147,6 +158,21 @@ class TestChooseAMember:
         choice = choose(self.SEMISYNC, (candidate("n2", "A:1-10"),))
         assert choice.chosen is None
         assert choice.reason == "1 of 2 members do not answer"
+
+    def test_one_survivor_of_two_nodes_is_enough_if_it_is_all_of_a(self) -> None:
+        one = record(durability="semisync", members=("n2",))
+        assert choose(one, (candidate("n2", "A:1-10"),)).chosen is not None
+
+    def test_a_survivor_that_has_not_got_through_what_it_received(self) -> None:
+        one = record(durability="semisync", members=("n2",))
+        behind = candidate("n2", "A:1-9", received=gtids("A:1-10"))
+        assert choose(one, (behind,)).rejected == {"n2": "lacks 1 that a member has received"}
+
+    def test_tagged_transactions_are_compared_like_all_others(self) -> None:
+        ahead = candidate("n3", "A:1-10:backup:1-2")
+        choice = choose(self.SEMISYNC, (candidate("n2", "A:1-10"), ahead))
+        assert choice.chosen == ahead
+        assert choice.rejected == {"n2": "lacks 2 that a member has received"}
 
     def test_not_while_a_member_has_restarted(self) -> None:
         restarted = candidate("n3", "A:1-10", acknowledges=False)

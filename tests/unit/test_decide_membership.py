@@ -80,6 +80,10 @@ class TestAlone:
         gone = Watched(lost={B: 4.2, C: 9.0})
         assert ask(members(B, C), peer("node-2", None), peer("node-3", None), watched=gone).step is Step.ALONE
 
+    def test_at_once_when_all_of_them_have_restarted(self) -> None:
+        restarted = (peer("node-2", replica(row=replica_row(B))), ATTACHED_C)
+        assert ask(members(B, C), *restarted).step is Step.ALONE
+
     def test_not_while_one_may_still_come_back(self) -> None:
         gone = Watched(lost={B: 1.0, C: 9.0})
         assert ask(members(B, C), peer("node-2", None), peer("node-3", None), watched=gone).step is Step.NONE
