@@ -11,7 +11,7 @@ from string import Template
 from manager.settings import Settings
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "etc" / "supervisord.conf.tmpl"
-# A clean stop flushes the buffer pool; before it the role may be handed over. Both fit into the compose file's grace period.
+# A clean stop flushes the buffer pool; before it the role may be handed over. Compose's grace period is longer.
 STOP_SECONDS = 50
 HANDOVER_SECONDS = 40
 
