@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from manager import __version__, flock, log, nodefile
-from manager.errors import AutopilotError, Unhealthy
+from manager.errors import AutopilotError, TimeIsUp, Unhealthy
 from manager.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments or ["pre_start"])
 
 
-def idle(settings: Settings, command: str) -> bool:
+def idle(settings: Settings, command: str, *, witness: bool = False) -> bool:
     """True if a hook has nothing to do: no part of the cluster yet, or another on_change; Unhealthy without a server.
 
     Answered before anything that talks with Consul or MySQL is loaded: that is most of a hook's work, and a node
@@ -82,6 +82,8 @@ def idle(settings: Settings, command: str) -> bool:
         return False
     if command == "on_change" and flock.taken(settings.run_dir / "on_change.lock"):
         return True
+    if witness and flock.taken(settings.run_dir / "witness.lock"):
+        return True
     file = nodefile.read(settings.mysql_datadir)
     if file is not None and file.ready:
         return False
@@ -91,7 +93,7 @@ def idle(settings: Settings, command: str) -> bool:
 
 def dispatch(settings: Settings, options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if idle(settings, options.command):
+    if idle(settings, options.command, witness=getattr(options, "witness", False)):
         return 0
     from manager.node import Node
 
@@ -146,10 +148,6 @@ def operate(node: Node, options: argparse.Namespace) -> int:
             return operator.pre_stop(node)
 
 
-class TimeIsUp(AutopilotError):
-    """The command has used up the time that SPEC 3 gives it."""
-
-
 def limit(command: str) -> None:
     """End the command with one line when its time is up."""
 
@@ -169,7 +167,7 @@ def main(arguments: list[str]) -> int:
         log.configure(settings.log_level, options.command, settings.secrets)
         limit(options.command)
         return dispatch(settings, options)
-    except AutopilotError as error:
+    except (AutopilotError, TimeIsUp) as error:
         if logging.getLogger().handlers:
             LOG.error("%s", error)
         else:

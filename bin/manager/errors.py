@@ -25,6 +25,12 @@ class Unhealthy(AutopilotError):
     exit_code = 2
 
 
+class TimeIsUp(Exception):
+    """The command has used up the time that SPEC 3 gives it. No AutopilotError: no step may take it for its own."""
+
+    exit_code = 1
+
+
 class Busy(AutopilotError):
     """Another process of this node does the same thing now."""
 

@@ -7,7 +7,9 @@ starts it again after a touch of the record). Cut off after it, any hook of the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
-from manager.errors import AutopilotError, GuardBusy, GuardLost, MySQLError, TransactionRefused
+from manager.errors import AutopilotError, ConsulError, GuardBusy, GuardLost, MySQLError, TransactionRefused
 from manager.mysql import operations, semisync
 from manager.mysql.connection import Connection
 from manager.mysql.guard import guard, held, kill_stale_guard
@@ -35,6 +37,7 @@ DRAIN_ROUND = 2.0
 GUARD_PATIENCE = 1.0
 GUARD_WAIT = 6.0
 STEP_TIME = 10.0
+FOLLOWER_TIME = 3.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,10 @@ def carry_out(
     guards = [*frozen, handing_over] if handing_over is not None else frozen
     promoted, index, session = _promote(node, plan, chosen, choice, guards)
     open_primary(chosen.conn, promoted, chosen.state, lease=node.settings.lease)
-    lock.step(f"re-pointing the replicas to {chosen.peer.name}")
     others = _sound(chosen, [f for f in frozen if f is not chosen])
     # The one that hands over comes last: it takes up to a second to switch semi-sync off (measured).
     last = _sound(chosen, [handing_over] if handing_over is not None else [])
-    member = None
+    tried: list[Frozen] = []
     if promoted.durability == "semisync" and chosen.state.semisync is not None:
         primary = membership.Primary(
             discovery=node.discovery,
@@ -137,9 +139,9 @@ def carry_out(
             index=index,
             session=session,
         )
-        member = _admit_one(node, primary, chosen, [*others, *last])
+        tried = _admit_one(node, lock, primary, chosen, [*others, *last])
     for group in (others, last):
-        _attach(node, chosen, [f for f in group if f is not member])
+        _attach(node, lock, chosen, [f for f in group if f not in tried])
     return Outcome(chosen.peer.name, f"{plan.reason}; {choice.reason}")
 
 
@@ -278,47 +280,60 @@ def _sound(chosen: Frozen, others: list[Frozen]) -> list[Frozen]:
 
 
 def _admit_one(
-    node: Node, primary: membership.Primary, chosen: Frozen, followers: list[Frozen]
-) -> Frozen | None:
+    node: Node, lock: Lock, primary: membership.Primary, chosen: Frozen, followers: list[Frozen]
+) -> list[Frozen]:
     """Semisync: commits on the new primary wait until there is a member; re-point one, and admit it.
 
-    Returns the one that was admitted, None if none was: then the new primary's own health goes on with it.
+    Returns whom it has tried, the last of them with success unless all failed. Nothing more is done here to one
+    that failed: its receiver may run with the switch ON, and it may be a member whose record's answer was lost.
     """
+    tried = []
     for item in followers:
 
         def receive(item: Frozen = item) -> None:
             _let_in(node, chosen, item)
             _follow(node, item, chosen, semisync.account(item.state.server_uuid))
 
+        tried.append(item)
+        _say(lock, f"admitting {item.peer.name}")
         try:
-            semisync.become_replica(item.conn)
-            membership.admit_first(primary, item.conn, item.state.server_uuid, receive)
-        except (MySQLError, TransactionRefused) as error:
-            LOG.warning("%s was not admitted: %s", item.peer.name, error)
+            with item.conn.timeout(FOLLOWER_TIME):
+                semisync.become_replica(item.conn)
+                membership.admit_first(primary, item.conn, item.state.server_uuid, receive)
         except AutopilotError as error:
-            LOG.warning("%s: %s", item.peer.name, error)
+            LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
         else:
             LOG.info("%s follows %s and is a member", item.peer.name, chosen.peer.name)
-            return item
-    return None
+            break
+    return tried
 
 
-def _attach(node: Node, chosen: Frozen, others: list[Frozen]) -> None:
+def _attach(node: Node, lock: Lock, chosen: Frozen, others: list[Frozen]) -> None:
     """Let them follow, in parallel, each verified, none acknowledging; its own health sees to one that does not."""
-    if chosen.state.semisync is not None:
-        in_parallel(lambda item: semisync.become_replica(item.conn), others)
-    for item in others:
-        _let_in(node, chosen, item)
 
     def repoint(item: Frozen) -> None:
         try:
-            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+            with item.conn.timeout(FOLLOWER_TIME):
+                if item.state.semisync is not None:
+                    semisync.become_replica(item.conn)
+                with letting_in:
+                    _let_in(node, chosen, item)
+                _follow(node, item, chosen, semisync.account(item.state.server_uuid))
         except MySQLError as error:
             LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
         else:
             LOG.info("%s follows %s", item.peer.name, chosen.peer.name)
 
+    letting_in = threading.Lock()  # one connection to the new primary, for all of them
+    if others:
+        _say(lock, f"re-pointing {', '.join(item.peer.name for item in others)}")
     in_parallel(repoint, others)
+
+
+def _say(lock: Lock, step: str) -> None:
+    """After the promotion the lock is a courtesy: what is left is done without it."""
+    with contextlib.suppress(ConsulError):
+        lock.step(step)
 
 
 def _let_in(node: Node, chosen: Frozen, item: Frozen) -> None:

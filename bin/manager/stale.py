@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from manager.discovery.cluster import ClusterView
-from manager.errors import GuardBusy
+from manager.errors import GuardBusy, MySQLError
 from manager.mysql.connection import Connection
 from manager.mysql.guard import kill_stale_guard
 
@@ -25,7 +25,8 @@ def stale_guard_taken(conn: Connection, cluster: ClusterView | None) -> Iterator
         yield
     except GuardBusy:
         if not _runner_is_at_work(cluster):
-            kill_stale_guard(conn, older_than_s=STALE)
+            with contextlib.suppress(MySQLError):
+                kill_stale_guard(conn, older_than_s=STALE)
         raise
 
 

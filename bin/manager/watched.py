@@ -72,6 +72,11 @@ def load(node: Node) -> Watch:
         return Watch()
 
 
+def forget(node: Node) -> None:
+    """A node that is no primary watches nothing."""
+    (node.settings.run_dir / FILE).unlink(missing_ok=True)
+
+
 def save(node: Node, watch: Watch) -> None:
     """Keep it for the next run."""
     path = node.settings.run_dir / FILE

@@ -98,6 +98,10 @@ class TestAlone:
             ask(members(), peer("node-2", None), primary=ALONE, watched=Watched(empty=9.0)).step is Step.NONE
         )
 
+    def test_when_admitting_takes_too_long(self) -> None:
+        assert ask(members(), ATTACHED_C, watched=Watched(empty=7.0)).step is Step.ADMIT
+        assert ask(members(), ATTACHED_C, watched=Watched(empty=8.1)).step is Step.ALONE
+
 
 class TestDurability:
     def test_to_semisync(self) -> None:

@@ -16,6 +16,7 @@ from manager.view import Peer
 from manager.watched import Watched
 
 LOST = 4.0
+GIVE_UP = 8.0
 NEAR = 1
 
 
@@ -86,6 +87,8 @@ def change(
             return Change(
                 Step.ALONE, f"no member is left that can acknowledge ({_name(peers, member)} {why})"
             )
+    if not record.members and primary.semisync.source_on and watched.empty >= GIVE_UP:
+        return Change(Step.ALONE, f"nobody has been admitted for {watched.empty:.0f} s")
     candidate = _candidate(record, primary, peers)
     if candidate is not None and candidate.state is not None and len(record.members) < most:
         return Change(Step.ADMIT, f"{candidate.name} is attached and near", candidate.state.server_uuid)

@@ -17,6 +17,7 @@ from manager.errors import (
     GuardBusy,
     MySQLError,
     ServerUnreachable,
+    TimeIsUp,
     TransactionRefused,
     Unhealthy,
 )
@@ -43,13 +44,16 @@ def run(node: Node, ask: str | None) -> int:
         return repeat(node, ask)
     try:
         with node.alone("health", wait=1.5), node.local() as conn:
-            verdict = check(node, conn)
+            verdict, work = check(node, conn)
             silence.over(node)
+            if work is not None:
+                members.see_to(work)
+                enable_events(work)
     except ServerUnreachable as error:
         silence.goes_on(node)
         # Critical, not a warning: only that makes Consul end the session of a dead server (measured).
         raise Unhealthy(str(error)) from None
-    except AutopilotError as error:
+    except (AutopilotError, TimeIsUp) as error:
         if ask != "node":
             raise
         return _answers(node, error)
@@ -60,7 +64,7 @@ def run(node: Node, ask: str | None) -> int:
     return 2 if verdict.role == "unassigned" else 1
 
 
-def _answers(node: Node, error: AutopilotError) -> int:
+def _answers(node: Node, error: Exception) -> int:
     """The run failed for a reason that is not the server's silence: `-node` passes if the server answers."""
     try:
         with node.local() as conn:
@@ -71,11 +75,14 @@ def _answers(node: Node, error: AutopilotError) -> int:
     return 0
 
 
-def check(node: Node, conn: Connection) -> Verdict:
-    """Do one health run on an open connection to the own server, and write and advertise its verdict."""
+def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
+    """Do one health run on an open connection to the own server, and write and advertise its verdict.
+
+    Returns the verdict, and the work of a primary that serves, whose members are still to be seen to.
+    """
     file = node.file()
     if file is None:
-        return Verdict("unassigned", False, "pre_start has not prepared this data directory")
+        return Verdict("unassigned", False, "pre_start has not prepared this data directory"), None
     decision, view = _settle(node, conn, file)
     verdict = judge(decision, view)
     write(node, verdict)
@@ -85,11 +92,8 @@ def check(node: Node, conn: Connection) -> Verdict:
             start_on_change(node)
         if decision.action is Action.COME_BACK or (verdict.healthy and view.comeback is not None):
             start_rescue(node)
-        if decision.action is Action.SERVE and view.session is not None:
-            work = Work(node=node, conn=conn, view=view, decision=decision)
-            enable_events(work)
-            members.see_to(work)
-    return verdict
+    serves = decision.action is Action.SERVE and view.cluster is not None and view.session is not None
+    return verdict, Work(node=node, conn=conn, view=view, decision=decision) if serves else None
 
 
 def _settle(node: Node, conn: Connection, file: nodefile.NodeFile) -> tuple[Decision, View]:
@@ -118,7 +122,10 @@ def _watch(node: Node, view: View) -> View:
     """Add for how long a restarted primary has waited for its members."""
     record = view.cluster.record if view.cluster is not None else None
     server = view.server
-    if record is None or record.primary != server.server_uuid or server.serves or not record.members:
+    if record is None or record.primary != server.server_uuid:
+        watched.forget(node)
+        return view
+    if server.serves or not record.members:
         return view
     watch = watched.load(node)
     seen = watch.look(time.monotonic(), lost=(), waiting=False, acknowledged=-1, empty=False, restarting=True)

@@ -10,6 +10,7 @@ from manager.discovery.cluster import ClusterView
 from manager.errors import (
     AutopilotError,
     Busy,
+    ConsulError,
     ConsulUnavailable,
     GuardBusy,
     GuardLost,
@@ -38,10 +39,8 @@ def run(node: Node, *, witness: bool = False) -> int:
     promote nobody would otherwise start the next one, without end.
     """
     try:
-        with node.alone("on_change"):
-            if witness:
-                return _witness(node)
-            return _run(node, Deadline(TOTAL))
+        with node.alone("witness" if witness else "on_change"):
+            return _witness(node) if witness else _run(node, Deadline(TOTAL))
     except Busy as busy:
         LOG.debug("%s", busy)
         return 0
@@ -102,8 +101,10 @@ def _wait_for_winner(node: Node, begun: ClusterView) -> None:
     deadline = Deadline(WAIT_FOR_WINNER)
 
     def moved_or_over() -> bool:
-        primary, failover_lock = node.discovery.lock_sessions()
-        return primary not in (None, before) or failover_lock is None
+        with contextlib.suppress(ConsulUnavailable):
+            primary, failover_lock = node.discovery.lock_sessions()
+            return primary not in (None, before) or failover_lock is None
+        return False
 
     poll_until(moved_or_over, deadline)
     cluster = node.discovery.view()
@@ -138,7 +139,7 @@ def _check_own_health(node: Node) -> None:
     """Act on the outcome at once instead of at the next interval; the next one does it if this fails."""
     try:
         with node.alone("health", wait=5.0), node.local() as conn:
-            verdict = health.check(node, conn)
+            verdict, _ = health.check(node, conn)
             LOG.info("%s: %s", verdict.role, verdict.reason)
-    except (Busy, MySQLError, ConsulUnavailable) as error:
+    except (Busy, MySQLError, ConsulError) as error:
         LOG.info("own health: %s", error)

@@ -12,7 +12,8 @@ from manager import failover
 from manager.decide.failover import Candidate, Watch, choose, when
 from manager.decide.join import received
 from manager.discovery.lock import Lock
-from manager.errors import AutopilotError, LockHeld, NotClosed
+from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp
+from manager.hooks.verdict import was_primary
 from manager.mysql import operations
 from manager.node import Node
 from manager.promotion import Outcome, replicas
@@ -114,9 +115,9 @@ def pre_stop(node: Node) -> int:
         if holder is not None and holder.name == node.name:
             outcome = _under_lock(node, "hand-over of a stop", hand_over, STOP_TIME)
             LOG.info("hand-over: %s", outcome.promoted or outcome.reason)
-        _close_for_the_stop(node)
-    except AutopilotError as error:
+    except (AutopilotError, TimeIsUp) as error:
         LOG.warning("no hand-over: %s", error)
+    _close_for_the_stop(node)
     return 0
 
 
@@ -125,9 +126,10 @@ def _close_for_the_stop(node: Node) -> None:
     try:
         with node.local(timeout=3.0) as conn:
             operations.close_server(conn)
-    except NotClosed as error:
-        LOG.warning("%s: SIGKILL instead of a clean stop", error)
-        node.kill_server()
+    except MySQLError as error:
+        if isinstance(error, NotClosed) or was_primary(node):
+            LOG.warning("%s: SIGKILL instead of a clean stop", error)
+            node.kill_server()
 
 
 def _under_lock(node: Node, reason: str, work: Callable[[Lock], Outcome], seconds: float) -> Outcome:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from manager import membership, nodefile
@@ -15,8 +15,11 @@ from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Durability, Origin, Record
 from manager.errors import (
+    ConsulError,
     GuardBusy,
+    MySQLError,
     NotClosed,
+    ServerUnreachable,
     SessionInvalid,
     TransactionRefused,
 )
@@ -33,6 +36,7 @@ from manager.view import View
 LOG = logging.getLogger(__name__)
 
 STEP_TIME = 3.0
+EVENTS_TIME = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +195,21 @@ def _serve(work: Work) -> None:
 
 
 def enable_events(work: Work) -> None:
-    """Let the users' events run on a new primary, once; not while their ALTER would wait for a first member."""
-    row, semi, epoch = work.view.server.row, work.view.server.semisync, work.record.epoch
-    waits = semi is not None and semi.source_on and not work.record.members
-    if row is None or row.events_epoch == epoch or waits:
+    """Let the users' events run on a new primary, once. Their ALTER waits for an acknowledgement, so it is done
+    last, on a connection of its own, without the guard; what cannot be done now is done in a later run."""
+    row, epoch = work.view.server.row, work.record.epoch
+    if row is None or row.events_epoch == epoch:
         return
-    enabled = operations.enable_users_events(work.conn)
+    try:
+        with work.node.local(timeout=EVENTS_TIME) as conn:
+            enabled = operations.enable_users_events(conn)
+        with guard(work.conn):
+            operations.change_row(work.conn, lambda now: replace(now, events_epoch=epoch))
+    except (MySQLError, ConsulError) as error:
+        LOG.info("the users' events are enabled later: %s", error)
+        return
     if enabled:
         LOG.info("events enabled on the new primary: %s", ", ".join(enabled))
-    with contextlib.suppress(GuardBusy), guard(work.conn):  # else in the next run
-        operations.change_row(work.conn, lambda now: replace(now, events_epoch=epoch))
 
 
 def _close(work: Work) -> None:
@@ -224,6 +233,7 @@ def _follow(work: Work) -> None:
             operations.stop_io(work.conn)
             semisync.become_replica(work.conn)
         with (
+            _elsewhere(),
             node.remote(primary.address, primary.port, timeout=STEP_TIME) as there,
             stale_guard_taken(there, work.cluster),
             guard(there, wait=1.0),
@@ -241,6 +251,15 @@ def _follow(work: Work) -> None:
             password=password,
         )
         node.write_file(work.view.file.joined(work.record.id))
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Another server's silence must not count as that of this node's own."""
+    try:
+        yield
+    except ServerUnreachable as error:
+        raise MySQLError(str(error), error.errno) from None
 
 
 def _start(work: Work) -> None:
