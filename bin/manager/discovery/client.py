@@ -216,6 +216,19 @@ class Client:
         if not known:
             raise ConsulError(f"the agent does not know the service {service_id}")
 
+    def has_leader(self) -> bool:
+        """True if the agent reaches servers that have a leader."""
+        try:
+            with self._errors():
+                return bool(self._consul.status.leader())
+        except ConsulUnavailable:
+            return False
+
+    def join(self, address: str) -> None:
+        """Let the agent join the member at `address`, whether it was one before or not."""
+        with self._errors():
+            self._consul.agent.join(address)
+
     # --- Errors ---------------------------------------------------------------------------------
 
     @contextmanager

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from manager.waiting import pause
 LOG = logging.getLogger(__name__)
 
 START_INTERVAL = 2.0
+REJOIN_INTERVAL = 3.0
 
 
 def start_delay(last: float | None, now: float) -> float:
@@ -36,6 +38,8 @@ def start_delay(last: float | None, now: float) -> float:
 def run_agent(settings: Settings, consul: Sequence[str]) -> int:
     """Run the Consul agent and return its exit code; on SIGTERM take this node out of Consul, then end it.
 
+    While it runs, it is made to join the server again when it has lost it.
+
     A leaving agent goes on with its checks for 5 s. One that changes in that time, and here mysqld has just
     been stopped, writes node and service into Consul's catalogue again, where they then stay: the node that
     left is no member any more, so nothing ever removes it (measured: after 3 of 6 stops).
@@ -44,8 +48,10 @@ def run_agent(settings: Settings, consul: Sequence[str]) -> int:
     with contextlib.suppress(OSError):
         os.nice(-10)
     agent = subprocess.Popen(consul)
+    leaving = threading.Event()
 
     def leave(*_: object) -> None:
+        leaving.set()
         try:
             Discovery(settings).leave()
         except AutopilotError as error:
@@ -53,7 +59,13 @@ def run_agent(settings: Settings, consul: Sequence[str]) -> int:
         agent.terminate()
 
     signal.signal(signal.SIGTERM, leave)
-    return agent.wait()
+    discovery = Discovery(settings)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return agent.wait(REJOIN_INTERVAL)
+        if not leaving.is_set():
+            with contextlib.suppress(AutopilotError):
+                discovery.rejoin()
 
 
 def run_mysqld(settings: Settings, manage: Sequence[str], mysqld: str) -> NoReturn:
