@@ -57,6 +57,8 @@ def test_an_open_cluster_cannot_be_taken_over() -> None:
 def test_a_touch_changes_the_version_only() -> None:
     record = founding()
     assert record.touched() == replace(record, version=2)
+    # A container made anew: the same data under another name.
+    assert record.touched(primary_name="node-9") == replace(record, version=2, primary_name="node-9")
 
 
 @pytest.mark.parametrize(

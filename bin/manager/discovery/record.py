@@ -120,9 +120,12 @@ class Record:
             self, version=self.version + 1, members=members, durability=durability or self.durability
         )
 
-    def touched(self) -> Record:
-        """The same content under the next version: whatever was on its way to replace this one is refused."""
-        return replace(self, version=self.version + 1)
+    def touched(self, *, primary_name: str | None = None) -> Record:
+        """The same content under the next version: whatever was on its way to replace this one is refused.
+
+        `primary_name` is what the primary is called now: a container made anew has another name and the same data.
+        """
+        return replace(self, version=self.version + 1, primary_name=primary_name or self.primary_name)
 
     def older_than(self, epoch: int, version: int) -> bool:
         """True if somebody has seen more than this record, which then comes from the past."""

@@ -143,12 +143,12 @@ def print_root_password(password: str) -> None:
 
 
 def _retake(work: Work) -> None:
-    touched = work.record.touched()
+    touched = work.record.touched(primary_name=work.node.name)
     work.node.discovery.retake(touched, work.cluster.record_index, work.session)
 
 
 def _rewrite(work: Work) -> None:
-    record = newest_copy(work.view).touched()
+    record = newest_copy(work.view).touched(primary_name=work.node.name)
     work.node.discovery.retake(record, work.cluster.record_index, work.session)
 
 
