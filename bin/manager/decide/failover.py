@@ -145,12 +145,8 @@ def choose(
         return Choice(chosen=None, reason=reason, rejected=rejected)
     able: list[Candidate] = []
     for candidate in sound:
-        if candidate.priority == 0:
-            rejected[candidate.name] = "FAILOVER_PRIORITY is 0"
-        elif candidate.session is None:
-            rejected[candidate.name] = "it has no live Consul session"
-        elif only not in (None, candidate.name):
-            rejected[candidate.name] = f"{only} was asked for"
+        if why := _unfit(candidate, only):
+            rejected[candidate.name] = why
         else:
             able.append(candidate)
     if not able:
@@ -161,6 +157,15 @@ def choose(
         reason = f"{chosen.name} is the most advanced that may be promoted, and {best.name} has {lacks} more"
         return Choice(chosen=chosen, reason=reason, catch_up_from=best, rejected=rejected)
     return Choice(chosen=chosen, reason=f"{chosen.name} is the most advanced", rejected=rejected)
+
+
+def _unfit(candidate: Candidate, only: str | None) -> str:
+    """Return why a node is not promoted although it has all that is needed; nothing if it may be."""
+    if candidate.priority == 0:
+        return "FAILOVER_PRIORITY is 0"
+    if candidate.session is None:
+        return "it has no live Consul session"
+    return f"{only} was asked for" if only not in (None, candidate.name) else ""
 
 
 def _choose_member(record: Record, candidates: tuple[Candidate, ...], only: str | None) -> Choice:
@@ -185,12 +190,8 @@ def _choose_member(record: Record, candidates: tuple[Candidate, ...], only: str 
     for member in members:
         if not everything <= member.executed:
             rejected[member.name] = f"lacks {(everything - member.executed).count} that a member has received"
-        elif member.priority == 0:
-            rejected[member.name] = "FAILOVER_PRIORITY is 0"
-        elif member.session is None:
-            rejected[member.name] = "it has no live Consul session"
-        elif only not in (None, member.name):
-            rejected[member.name] = f"{only} was asked for"
+        elif why := _unfit(member, only):
+            rejected[member.name] = why
         else:
             able.append(member)
     if not able:
