@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from sandbox.node import SandboxError
+from sandbox.packages import install_programs
 
 OURS = ipaddress.ip_network("198.18.0.0/15")
-TOOLS = ("ip", "iptables", "nsenter")
+TOOLS = {"ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux"}
 HERE = 254
 SWITCH = "switch"
 
@@ -46,11 +46,9 @@ class Network:
 
     def create(self) -> None:
         """Make the bridge and this host's link to it; SandboxError if another cluster has this network."""
-        missing = [tool for tool in TOOLS if shutil.which(tool) is None]
         if os.getuid() != 0:
             raise SandboxError("network namespaces need root; as another user leave them out")
-        if missing:
-            raise SandboxError(f"missing programs, install iproute2 and iptables: {', '.join(missing)}")
+        install_programs(TOOLS)
         busy = [name for name in self._namespaces() if _run("ip", "netns", "pids", name).split()]
         if busy:
             raise SandboxError(f"{self.subnet}.0/24 is in use already; choose another subnet")

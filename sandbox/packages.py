@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,15 @@ def _install_tools(packages: Packages) -> None:
     missing = [tool for tool in ("mmdebstrap", "patchelf") if shutil.which(tool) is None]
     if importlib.util.find_spec("ensurepip") is None and not packages.python.exists():
         missing.append("python3-venv")
+    _install(missing)
+
+
+def install_programs(programs: Mapping[str, str]) -> None:
+    """Install the Debian packages (values) of the programs (keys) that are not there; PackagesError as `ensure`."""
+    _install(sorted({package for program, package in programs.items() if shutil.which(program) is None}))
+
+
+def _install(missing: Sequence[str]) -> None:
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -149,7 +158,10 @@ def _install_tools(packages: Packages) -> None:
     _say(f"installing Debian packages: {' '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     _run(["apt-get", "update"], env=environment)
-    _run(["apt-get", "install", "-y", "--no-install-recommends", *missing], env=environment)
+    _run(
+        ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends", *missing],
+        env=environment,
+    )
 
 
 def _build_mysql(packages: Packages) -> None:
