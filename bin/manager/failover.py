@@ -152,10 +152,8 @@ def _decide(node: Node, lock: Lock) -> tuple[ClusterView, tuple[Peer, ...], When
 
 
 def _primary_serves(cluster: ClusterView, peers: tuple[Peer, ...]) -> bool:
-    record = cluster.record
-    return record is not None and any(
-        p.state is not None and p.state.server_uuid == record.primary and p.state.serves for p in peers
-    )
+    old = _primary(cluster.record, peers) if cluster.record is not None else None
+    return old is not None and old.state is not None and old.state.serves
 
 
 def _since_promotion(record: Record | None) -> float:

@@ -20,6 +20,7 @@ from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
 from manager.errors import AutopilotError, ConsulError, GuardBusy, GuardLost, MySQLError, TransactionRefused
+from manager.gtid import GtidSet
 from manager.mysql import operations, semisync
 from manager.mysql.connection import Connection
 from manager.mysql.guard import guard, held, kill_stale_guard
@@ -79,19 +80,21 @@ class Frozen:
         """False once the applier has stopped with an error: waiting for it is of no use."""
         return self.state.replication is not None and self.state.replication.sql_running
 
-    def candidate(self, cluster: ClusterView) -> Candidate:
-        """The pure view of it for the choice."""
-        row = self.state.row
-        return Candidate(
-            name=self.peer.name,
-            uuid=self.state.server_uuid,
-            executed=self.state.executed,
-            received=received(self.state),
-            acknowledges=self.state.semisync is not None and self.state.semisync.replica_on,
-            drained=self.drained,
-            priority=row.priority if row is not None else 0,
-            session=cluster.sessions.get(self.peer.name),
-        )
+
+def candidate(
+    name: str, state: ServerState, cluster: ClusterView, *, executed: GtidSet, drained: bool
+) -> Candidate:
+    """Return the pure view of a replica for the choice. `executed` is what it has, or will have once drained."""
+    return Candidate(
+        name=name,
+        uuid=state.server_uuid,
+        executed=executed,
+        received=received(state),
+        acknowledges=state.semisync is not None and state.semisync.replica_on,
+        drained=drained,
+        priority=state.row.priority if state.row is not None else 0,
+        session=cluster.sessions.get(name),
+    )
 
 
 def carry_out(
@@ -106,7 +109,10 @@ def carry_out(
     _drain(lock, frozen)
     choice = choose(
         plan.record,
-        tuple(f.candidate(plan.cluster) for f in frozen),
+        tuple(
+            candidate(f.peer.name, f.state, plan.cluster, executed=f.state.executed, drained=f.drained)
+            for f in frozen
+        ),
         only=plan.only,
         forced=plan.forced,
     )

@@ -393,11 +393,8 @@ def _check_together(result: Mapping[str, Any]) -> None:
     if result["backup_driver"] == "local" and result["storage_dir"] is None:
         raise ConfigError("STORAGE_DIR is missing, although BACKUP_DRIVER is local")
     service = result["service_name"]
-    taken = {
-        f"{service}-cluster": "the cluster's record",
-        f"{service}-failover": "the failover lock",
-        f"{service}-paused": "the pause",
-    }
+    fixed = {"cluster": "the cluster's record", "failover": "the failover lock", "paused": "the pause"}
+    taken = {f"{service}-{name}": what for name, what in fixed.items()}
     for name in ("PRIMARY_KEY", "BACKUP_LOCK_KEY", "LAST_BACKUP_KEY", "LAST_BINLOG_KEY"):
         owner = taken.setdefault(result[name.lower()], name)
         if owner != name:

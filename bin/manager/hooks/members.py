@@ -28,7 +28,9 @@ def see_to(work: Work) -> None:
     if work.view.server.semisync is None or not settings.replication:
         return
     try:
-        view = replace(work.view, peers=read_peers(node, work.cluster))
+        # In async nothing depends on what they say.
+        peers = read_peers(node, work.cluster) if work.record.durability == "semisync" else ()
+        view = replace(work.view, peers=peers)
         due = change(
             work.record,
             view.server,

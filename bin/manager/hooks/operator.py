@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 
 from manager import failover
-from manager.decide.failover import Candidate, Watch, choose, when
+from manager.decide.failover import Watch, choose, when
 from manager.decide.join import received
 from manager.discovery.lock import Lock
 from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp
 from manager.hooks.verdict import was_primary
 from manager.mysql import operations
 from manager.node import Node
-from manager.promotion import Outcome, replicas
+from manager.promotion import Outcome, candidate, replicas
 from manager.view import primary_instance, read_peers
 from manager.waiting import Deadline, pause, poll_until
 
@@ -59,23 +59,13 @@ def explain(node: Node, *, forced: bool) -> str:
     patient = Watch(closed=1e9, free=1e9)
     verdict, reason = when(cluster, peers, patient, lease=node.settings.lease, holdoff=0)
     lines = [f"{verdict.value}: {reason}"]
-    candidates = []
-    for peer in replicas(peers, record):
-        assert peer.state is not None
-        row, semisync = peer.state.row, peer.state.semisync
-        candidates.append(
-            Candidate(
-                name=peer.name,
-                uuid=peer.state.server_uuid,
-                executed=received(peer.state),  # a failover lets the appliers finish first
-                received=received(peer.state),
-                acknowledges=semisync is not None and semisync.replica_on,
-                drained=True,
-                priority=row.priority if row is not None else 0,
-                session=cluster.sessions.get(peer.name),
-            )
-        )
-    choice = choose(record, tuple(candidates), forced=forced)
+    # A failover lets the appliers finish first.
+    candidates = tuple(
+        candidate(p.name, p.state, cluster, executed=received(p.state), drained=True)
+        for p in replicas(peers, record)
+        if p.state is not None
+    )
+    choice = choose(record, candidates, forced=forced)
     lines.append(f"would promote: {choice.chosen.name if choice.chosen else 'nobody'} ({choice.reason})")
     lines += [f"not {name}: {why}" for name, why in sorted(choice.rejected.items())]
     lines += [f"not {p.name}: it does not answer ({p.error})" for p in peers if p.state is None]
