@@ -70,19 +70,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments or ["pre_start"])
 
 
-def idle(settings: Settings, command: str, *, witness: bool = False) -> bool:
+def idle(settings: Settings, options: argparse.Namespace) -> bool:
     """True if a hook has nothing to do: no part of the cluster yet, or another on_change; Unhealthy without a server.
 
     Answered before anything that talks with Consul or MySQL is loaded: that is most of a hook's work, and a node
     that is still being initialised needs the processor itself (measured: 0.2 s of it for each run).
     """
-    if command == "health" and not settings.socket.exists():
+    if options.command == "health" and not settings.socket.exists():
         raise Unhealthy(f"the local server: mysqld does not run (there is no {settings.socket})")
-    if command not in ("on_change", "snapshot_task"):
+    if options.command not in ("on_change", "snapshot_task"):
         return False
-    if command == "on_change" and flock.taken(settings.run_dir / "on_change.lock"):
-        return True
-    if witness and flock.taken(settings.run_dir / "witness.lock"):
+    if options.command == "on_change" and flock.taken(settings.run_dir / "on_change.lock"):
         return True
     file = nodefile.read(settings.mysql_datadir)
     if file is not None and file.ready:
@@ -93,7 +91,7 @@ def idle(settings: Settings, command: str, *, witness: bool = False) -> bool:
 
 def dispatch(settings: Settings, options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if idle(settings, options.command, witness=getattr(options, "witness", False)):
+    if idle(settings, options):
         return 0
     from manager.node import Node
 

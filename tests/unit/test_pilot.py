@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.flock import flocked
 from manager.pilot.consul import agent_config
 from manager.pilot.programs import START_INTERVAL, start_delay
 from manager.pilot.supervisor import supervisor_config
@@ -55,8 +57,31 @@ def test_a_change_of_the_healthy_primaries_and_a_failover_run_on_change() -> Non
     primaries, failovers = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
     assert (primaries["service"], primaries["passingonly"]) == ("shop-primary", True)
     assert failovers["key"] == settings(SERVICE_NAME="shop").failover_lock_key
-    assert primaries["args"] == [*MANAGE, "on_change"]
+    assert primaries["args"][-3:] == [*MANAGE, "on_change"]
     assert failovers["args"] == [*MANAGE, "on_change", "--witness"]
+
+
+def test_on_change_is_not_even_started_while_a_witness_is_there(tmp_path: Path) -> None:
+    primaries, _ = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
+
+    def started() -> str:
+        return subprocess.run(primaries["args"], stdout=subprocess.PIPE, text=True).stdout
+
+    assert started() == "started on_change\n"
+    with flocked(tmp_path / "witness.lock", wait=0.0, busy="taken"):
+        assert started() == ""
+    assert started() == "started on_change\n"
+
+
+def test_without_the_program_flock_on_change_is_started_anyway(tmp_path: Path) -> None:
+    (tmp_path / "echo").symlink_to("/bin/echo")
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    primaries, _ = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
+    with flocked(tmp_path / "witness.lock", wait=0.0, busy="taken"):
+        done = subprocess.run(
+            primaries["args"], env={"PATH": str(tmp_path)}, stdout=subprocess.PIPE, text=True
+        )
+    assert done.stdout == "started on_change\n"
 
 
 def test_nodes_of_two_services_on_one_host_are_different_nodes_of_consul() -> None:

@@ -39,8 +39,12 @@ def run(node: Node, *, witness: bool = False) -> int:
     promote nobody would otherwise start the next one, without end.
     """
     try:
-        with node.alone("witness" if witness else "on_change"):
-            return _witness(node) if witness else _run(node, Deadline(TOTAL))
+        if witness:
+            # The pilot looks at this lock, by taking it for a moment.
+            with node.alone("witness", wait=0.2):
+                return _witness(node)
+        with node.alone("on_change"):
+            return _run(node, Deadline(TOTAL))
     except Busy as busy:
         LOG.debug("%s", busy)
         return 0
@@ -69,8 +73,6 @@ def _witness(node: Node) -> int:
     cluster = node.discovery.view()
     if cluster.failover_session is not None:
         _wait_for_winner(node, cluster)
-        if _there_is_a_primary(node):
-            _check_own_health(node)
     return 0
 
 
@@ -93,37 +95,35 @@ def _there_is_a_primary(node: Node) -> bool:
 
 
 def _wait_for_winner(node: Node, begun: ClusterView) -> None:
-    """Until the runner is done, or the new primary is healthy in Consul.
+    """Until the runner is done: the new primary says so in Consul, and the one that was that it is no longer.
 
-    The one that was says at once that it is no longer, and this node, if it is promoted, that it is.
+    The others look at themselves only then: the runner has their guards until it is done.
     """
     before, old = begun.lock_session, primary_instance(begun)
     deadline = Deadline(WAIT_FOR_WINNER)
 
-    def moved_or_over() -> bool:
+    def sessions() -> tuple[str | None, str | None]:
+        """Whose PRIMARY_KEY is, and the failover lock; no answer from Consul is no news."""
         with contextlib.suppress(ConsulUnavailable):
-            primary, failover_lock = node.discovery.lock_sessions()
-            return primary not in (None, before) or failover_lock is None
-        return False
+            return node.discovery.lock_sessions()
+        return before, begun.failover_session
+
+    def moved_or_over() -> bool:
+        primary, failover_lock = sessions()
+        return primary not in (None, before) or failover_lock is None
 
     poll_until(moved_or_over, deadline)
     cluster = node.discovery.view()
-    if cluster.lock_session in (None, before):
-        return
-    holder = cluster.lock_holder
-    if holder is not None and holder.name == node.name:
+    holder = cluster.lock_holder if cluster.lock_session != before else None
+    promoted = holder is not None and holder.name == node.name
+    if promoted:
         _wait_until_open(node)
         _check_own_health(node)
-    elif old is not None and old.name == node.name:
-        node.discovery.advertise(
-            "replica", passing=False, note=f"the role went to {holder.name if holder else 'another'}"
-        )
-
-    def done() -> bool:
-        now = node.discovery.view()
-        return now.failover_session is None or primary_instance(now) is not None
-
-    poll_until(done, deadline, interval=0.3)
+    elif holder is not None and old is not None and old.name == node.name:
+        node.discovery.advertise("replica", passing=False, note=f"the role went to {holder.name}")
+    poll_until(lambda: sessions()[1] is None, deadline, interval=0.2)
+    if not promoted:
+        _check_own_health(node)
 
 
 def _wait_until_open(node: Node) -> None:

@@ -35,6 +35,12 @@ def start_delay(last: float | None, now: float) -> float:
     return max(0.0, START_INTERVAL - (now - last))
 
 
+def prefer() -> None:
+    """Let a busy machine not starve this process and its children, where the system allows that."""
+    with contextlib.suppress(OSError):
+        os.nice(-10)
+
+
 def run_agent(settings: Settings, consul: Sequence[str]) -> int:
     """Run the Consul agent and return its exit code; on SIGTERM take this node out of Consul, then end it.
 
@@ -44,9 +50,7 @@ def run_agent(settings: Settings, consul: Sequence[str]) -> int:
     been stopped, writes node and service into Consul's catalogue again, where they then stay: the node that
     left is no member any more, so nothing ever removes it (measured: after 3 of 6 stops).
     """
-    # The hooks that it runs decide whether this node lives: a busy machine must not starve them.
-    with contextlib.suppress(OSError):
-        os.nice(-10)
+    prefer()  # the hooks that it runs decide whether this node lives
     agent = subprocess.Popen(consul)
     leaving = threading.Event()
 
@@ -78,6 +82,7 @@ def run_mysqld(settings: Settings, manage: Sequence[str], mysqld: str) -> NoRetu
     done = subprocess.run([*manage, "pre_start"], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
+    prefer()  # as the hooks, which wait for it
     os.execv(mysqld, [mysqld, f"--defaults-file={settings.mysql_conf}"])
 
 
