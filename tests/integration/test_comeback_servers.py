@@ -281,7 +281,6 @@ def seen(node: Node) -> ClusterView:
         failover_value=None,
         backup_session=None,
         sessions={},
-        session_ids=frozenset(),
         instances=(),
         last_snapshot=None,
         snapshot_fault=None,

@@ -57,7 +57,6 @@ def test_the_view_of_nothing(nodes: tuple[Node, Node]) -> None:
     assert (seen.record, seen.record_index, seen.lock_session, seen.lock_value) == (None, 0, None, None)
     assert (seen.failover_session, seen.backup_session, dict(seen.sessions)) == (None, None, {})
     assert (seen.last_snapshot, seen.snapshot_fault, seen.last_binlog) == (None, None, None)
-    assert not seen.session_lives(None)
     assert [(one.service, one.name, one.passing) for one in seen.instances] == [
         ("node", "node-1", True),
         ("node", "node-2", True),
@@ -75,7 +74,6 @@ def test_the_view_of_a_cluster(founded: tuple[Node, Node, Record, int]) -> None:
         "port": 3306,
     }
     assert dict(seen.sessions) == {"node-1": session}
-    assert seen.session_lives(session)
 
 
 def test_a_key_that_only_begins_like_ours_is_not_ours(founded: tuple[Node, Node, Record, int]) -> None:
@@ -132,9 +130,9 @@ def test_a_dead_founder_is_replaced(nodes: tuple[Node, Node]) -> None:
     index = one.discovery.found(founding(), one.discovery.ensure_session())
     record = founding().taken_over(primary="u2", primary_name="node-2", reason="node-1 is gone")
     with pytest.raises(TransactionRefused):
-        two.discovery.take_over(record, index, two.discovery.ensure_session())
+        two.discovery.retake(record, index, two.discovery.ensure_session())
     one.discovery.destroy_session()
-    two.discovery.take_over(record, index, two.discovery.ensure_session())
+    two.discovery.retake(record, index, two.discovery.ensure_session())
     with pytest.raises(TransactionRefused):
         one.discovery.update(founding().opened(), index, one.discovery.ensure_session())
     assert two.discovery.view().record == record

@@ -103,7 +103,6 @@ def server(uuid: str = A, **changes: Any) -> ServerState:
         replicas=(),
         semisync=semisync(),
         binlog_file="binlog.000002",
-        binlog_pos=4,
     )
     return replace(sound, **changes)
 
@@ -144,7 +143,6 @@ def cluster(**changes: Any) -> ClusterView:
         failover_value=None,
         backup_session=None,
         sessions=dict(SESSIONS),
-        session_ids=frozenset(SESSIONS.values()),
         instances=instances(),
         last_snapshot=None,
         snapshot_fault=None,

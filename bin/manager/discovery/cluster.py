@@ -62,7 +62,6 @@ class ClusterView:
     failover_value: str | None
     backup_session: str | None
     sessions: Mapping[str, str]
-    session_ids: frozenset[str]
     instances: tuple[Instance, ...]
     last_snapshot: SnapshotRecord | None
     snapshot_fault: str | None
@@ -93,10 +92,6 @@ class ClusterView:
             return float(json.loads(self.failover_value)["at"])
         except (ValueError, LookupError, TypeError):
             return None
-
-    def session_lives(self, session: str | None) -> bool:
-        """True if Consul lists this session."""
-        return session in self.session_ids
 
 
 def session_name(settings: Settings, node_name: str) -> str:
@@ -161,7 +156,6 @@ def make_view(
         failover_value=failover.text if failover else None,
         backup_session=backup.session if backup else None,
         sessions=node_sessions(settings, sessions),
-        session_ids=frozenset(str(session["ID"]) for session in sessions),
         instances=tuple(found),
         last_snapshot=snapshot,
         snapshot_fault=fault,

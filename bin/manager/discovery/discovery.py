@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from manager.discovery.client import Client, Operation
-from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view, node_sessions
+from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record, SnapshotRecord
 from manager.discovery.session import NodeSession
@@ -67,10 +67,6 @@ class Discovery:
         primary, failover = (keys[name].session if name in keys else None for name in names)
         return primary, failover
 
-    def session_of(self, node_name: str) -> str | None:
-        """Return the id of a node's living session, or None."""
-        return node_sessions(self._settings, self._client.sessions()).get(node_name)
-
     def _instances(self, service: Service) -> tuple[Instance, ...]:
         name = self._services[service]
         return instances(service, name, self._client.service(name))
@@ -96,10 +92,6 @@ class Discovery:
     def found(self, record: Record, session: str) -> int:
         """Lock PRIMARY_KEY with `session` and write the first record, if there is none."""
         return self._write(self._lock(record, session), record, 0)
-
-    def take_over(self, record: Record, index: int, session: str) -> int:
-        """Lock PRIMARY_KEY with `session` and replace the record of a dead founder."""
-        return self._write(self._lock(record, session), record, index)
 
     def retake(self, record: Record, index: int, session: str) -> int:
         """Lock PRIMARY_KEY again with a primary's new `session`; `record` is the touched one.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from manager import failover
-from manager.decide.failover import Watch, choose, when
+from manager.decide.failover import Watch, at_risk, choose, when
 from manager.decide.join import received
 from manager.discovery.lock import Lock
 from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp
@@ -69,10 +69,8 @@ def explain(node: Node, *, forced: bool) -> str:
     lines.append(f"would promote: {choice.chosen.name if choice.chosen else 'nobody'} ({choice.reason})")
     lines += [f"not {name}: {why}" for name, why in sorted(choice.rejected.items())]
     lines += [f"not {p.name}: it does not answer ({p.error})" for p in peers if p.state is None]
-    here = {p.state.server_uuid for p in peers if p.state is not None}
-    lost = [m for m in record.members if m not in here]
-    if forced and lost:
-        lines.append(f"{len(lost)} members do not answer: what they alone have acknowledged would be lost")
+    if choice.chosen is not None:
+        lines += [f"at risk: {line}" for line in at_risk(record, choice.chosen, peers)]
     return "\n".join(lines)
 
 

@@ -81,16 +81,13 @@ def holder(conn: Connection) -> Holder | None:
     return Holder(connection_id=int(row["id"]), age_s=max(0.0, float(row["age"]))) if row else None
 
 
-def kill_stale_guard(
-    conn: Connection, *, older_than_s: float, spare: frozenset[int] = frozenset()
-) -> int | None:
+def kill_stale_guard(conn: Connection, *, older_than_s: float) -> int | None:
     """Kill the connection that has held the guard for more than `older_than_s` seconds; return its number.
 
-    None if the guard is free, younger, our own, or its holder is one of `spare` (the connections that the
-    holder of the failover lock has named, with a fresh step).
+    None if the guard is free, younger, or our own.
     """
     found = holder(conn)
-    if found is None or found.connection_id in spare or found.connection_id == conn.connection_id:
+    if found is None or found.connection_id == conn.connection_id:
         return None
     if found.age_s <= older_than_s:
         return None

@@ -93,7 +93,6 @@ class ServerState:
     replicas: tuple[str, ...]
     semisync: SemisyncState | None
     binlog_file: str | None
-    binlog_pos: int
 
     @property
     def serves(self) -> bool:
@@ -141,7 +140,6 @@ def read_state(conn: Connection) -> ServerState:
         replicas=replicas,
         semisync=read_semisync(conn),
         binlog_file=binlog["File"] if binlog else None,
-        binlog_pos=int(binlog["Position"]) if binlog else 0,
     )
 
 
