@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from functools import cached_property
+from pathlib import Path
 
 from manager import nodefile
 from manager.discovery.discovery import Discovery
@@ -15,6 +17,8 @@ from manager.mysql import config, connection
 from manager.mysql.connection import Connection
 from manager.settings import Settings
 from manager.storage import Store, open_store
+
+STOP_TIME = 60.0
 
 
 class Node:
@@ -62,6 +66,25 @@ class Node:
         return flocked(
             self.settings.run_dir / f"{what}.lock", wait=wait, busy=f"another {what} of this node is running"
         )
+
+    @property
+    def stopping(self) -> bool:
+        """True from `stops` on, until `starts`, or for 60 s: longer than a stop may take."""
+        with contextlib.suppress(FileNotFoundError):
+            return 0 <= time.time() - self._stop_mark.stat().st_mtime < STOP_TIME
+        return False
+
+    def stops(self) -> None:
+        """Let no hook open the server again before it is stopped."""
+        self._stop_mark.touch()
+
+    def starts(self) -> None:
+        """The server is about to start."""
+        self._stop_mark.unlink(missing_ok=True)
+
+    @property
+    def _stop_mark(self) -> Path:
+        return self.settings.run_dir / "stopping"
 
     def kill_server(self) -> None:
         """SIGKILL this node's mysqld: the fence when it cannot be closed in time (SPEC 7)."""

@@ -18,7 +18,7 @@ from manager.decide.failover import Candidate, Choice, choose
 from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
-from manager.discovery.record import Record
+from manager.discovery.record import FORCED_LEAP, Record
 from manager.errors import AutopilotError, ConsulError, GuardBusy, GuardLost, MySQLError, TransactionRefused
 from manager.gtid import GtidSet
 from manager.mysql import operations, semisync
@@ -28,7 +28,7 @@ from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.opening import open_primary
 from manager.stale import STALE
-from manager.view import Peer, in_parallel
+from manager.view import Peer, highest_epoch, in_parallel
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
@@ -74,11 +74,12 @@ class Frozen:
     conn: Connection
     state: ServerState
     drained: bool = False
+    fault: str = ""
 
     @property
-    def applier_runs(self) -> bool:
-        """False once the applier has stopped with an error: waiting for it is of no use."""
-        return self.state.replication is not None and self.state.replication.sql_running
+    def may_get_on(self) -> bool:
+        """False once the applier has stopped, or cannot be started: waiting for it is of no use."""
+        return not self.fault and self.state.replication is not None and self.state.replication.sql_running
 
 
 def candidate(
@@ -106,7 +107,8 @@ def carry_out(
     """
     lock.step("freezing the replicas")
     frozen = _freeze(node, stack, plan)
-    _drain(lock, frozen)
+    members = plan.record.members if plan.record.durability == "semisync" and not plan.forced else None
+    _drain(lock, frozen, members)
     choice = choose(
         plan.record,
         tuple(
@@ -132,6 +134,10 @@ def carry_out(
     guards = [*frozen, handing_over] if handing_over is not None else frozen
     promoted, index, session = _promote(node, plan, chosen, choice, guards)
     open_primary(chosen.conn, promoted, chosen.state, lease=node.settings.lease)
+    if chosen.peer.name == node.name:
+        # Here this runner is in its witness's place.
+        with contextlib.suppress(ConsulError):
+            node.discovery.advertise("primary", passing=True, note=f"promoted at epoch {promoted.epoch}")
     others = _sound(chosen, [f for f in frozen if f is not chosen])
     # The one that hands over comes last: it takes up to a second to switch semi-sync off (measured).
     last = _sound(chosen, [handing_over] if handing_over is not None else [])
@@ -161,11 +167,15 @@ def fence(node: Node, old: Peer) -> None:
 
 
 def replicas(peers: tuple[Peer, ...], record: Record) -> list[Peer]:
-    """The nodes that answer and follow somebody."""
+    """The nodes that answer, follow somebody, and have joined this cluster: their hooks have read its record."""
     return [
         p
         for p in peers
-        if p.state is not None and p.state.server_uuid != record.primary and p.state.replication is not None
+        if p.state is not None
+        and p.state.server_uuid != record.primary
+        and p.state.replication is not None
+        and p.state.row is not None
+        and p.state.row.cluster_id == record.id
     ]
 
 
@@ -207,19 +217,33 @@ def guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | None
     return stack, conn, ""
 
 
-def _drain(lock: Lock, frozen: list[Frozen]) -> None:
-    """Let every applier get through what it has received, at once for all, and read the sets that result."""
+def _drain(lock: Lock, frozen: list[Frozen], members: tuple[str, ...] | None) -> None:
+    """Let every applier get through what it has received, at once for all, and read the sets that result.
 
-    def drain(item: Frozen) -> None:
-        item.drained = operations.drain(item.conn, Deadline(DRAIN_ROUND))
-        item.state = read_state(item.conn)
+    Waited for are `members`, the only ones that may be chosen; without them (None), whoever may have more than one
+    that is through. The others are as far as they are: what they received they keep.
+    """
+
+    def drain(item: Frozen, seconds: float) -> None:
+        try:
+            item.drained = operations.drain(item.conn, Deadline(seconds))
+            item.state = read_state(item.conn)
+        except MySQLError as error:
+            LOG.warning("%s: its applier cannot be drained: %s", item.peer.name, error)
+            item.drained, item.fault = False, str(error)
+
+    def matters(item: Frozen) -> bool:
+        if members is not None:
+            return item.state.server_uuid in members
+        return not any(f.drained and received(item.state) <= f.state.executed for f in frozen)
 
     deadline = Deadline(DRAIN_TIME)
-    waiting = frozen
+    waiting = [f for f in frozen if matters(f)]
     while waiting and not deadline.over:
         lock.step("draining the appliers")
-        in_parallel(drain, waiting)
-        waiting = [f for f in waiting if not f.drained and f.applier_runs]
+        in_parallel(lambda item: drain(item, DRAIN_ROUND), waiting)
+        waiting = [f for f in waiting if not f.drained and f.may_get_on and matters(f)]
+    in_parallel(lambda item: drain(item, 0.0), [f for f in frozen if not f.drained and not f.fault])
 
 
 def _catch_up(node: Node, frozen: list[Frozen], chosen: Frozen, choice: Choice) -> None:
@@ -262,7 +286,8 @@ def _promote(
     for item in frozen:
         if not held(item.conn):
             raise GuardLost(f"the guard of {item.peer.name} was lost: it may no longer be frozen")
-    promoted = plan.record.promoted(chosen.state.server_uuid, chosen.peer.name, plan.reason)
+    after = max(plan.record.epoch, highest_epoch(plan.peers)) + FORCED_LEAP if plan.forced else 0
+    promoted = plan.record.promoted(chosen.state.server_uuid, chosen.peer.name, plan.reason, after=after)
     index = node.discovery.promote(
         promoted,
         plan.cluster.record_index,

@@ -45,7 +45,7 @@ class View:
     `session` is this node's live session, None while it could not get one. `primary` is the server behind the
     healthy primary service, read only when this node may have to follow it. `peers` are read only when the
     record is gone or from the past, or Consul is away: they answer in the record's place. `comeback` tells how far
-    the return of a node that had diverged has come.
+    the return of a node that had diverged has come; `stopping` that pre_stop has closed this server.
     """
 
     name: str
@@ -64,6 +64,7 @@ class View:
     watched: Watched = field(default_factory=Watched)
     comeback: Comeback | None = None
     auto_rebuild: bool = True
+    stopping: bool = False
 
     @property
     def own(self) -> Record | None:
@@ -112,6 +113,13 @@ def read_peers(node: Node, cluster: ClusterView, *, others_only: bool = True) ->
     """Ask every node of the cluster at once; takes as long as the slowest answer, about 2 s at most."""
     found = [i for i in one_per_address(cluster) if not (others_only and i.name == node.name)]
     return tuple(in_parallel(lambda instance: read_peer(node, instance), found))
+
+
+def highest_epoch(peers: Iterable[Peer]) -> int:
+    """The highest epoch that one of these servers has seen; 0 if none has seen any."""
+    return max(
+        (p.state.row.epoch for p in peers if p.state is not None and p.state.row is not None), default=0
+    )
 
 
 def one_per_address(cluster: ClusterView) -> list[Instance]:
@@ -166,6 +174,7 @@ def gather(node: Node, conn: Connection, file: NodeFile, known: frozenset[str]) 
         known=known,
         comeback=_comeback(node),
         auto_rebuild=settings.auto_rebuild,
+        stopping=node.stopping,
     )
     return _with_others(node, view)
 

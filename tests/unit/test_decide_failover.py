@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manager.decide.failover import Candidate, Watch, When, at_risk, choose, when
+from manager.decide.failover import Candidate, Choice, Watch, When, at_risk, choose, when
 from tests.unit.worlds import (
     A,
     B,
@@ -213,26 +213,41 @@ class TestChooseAMember:
 class TestAtRisk:
     TWO = record(durability="semisync", members=(B, C))
     ON = semisync(replica_on=True)
-    CHOSEN = candidate("node-2", "A:1-10")
+    CHOICE = Choice(chosen=candidate("node-2", "A:1-10"), reason="")
 
     def test_nothing_while_every_member_is_here(self) -> None:
         members = (peer("node-2", replica(semisync=self.ON)), peer("node-3", replica(C, semisync=self.ON)))
-        assert at_risk(self.TWO, self.CHOSEN, (peer("node-1", None), *members)) == []
+        assert at_risk(self.TWO, self.CHOICE, (peer("node-1", None), *members)) == []
 
     def test_members_that_are_away_or_have_restarted(self) -> None:
-        assert at_risk(self.TWO, self.CHOSEN, (peer("node-2", replica()), peer("node-3", None))) == [
+        assert at_risk(self.TWO, self.CHOICE, (peer("node-2", replica()), peer("node-3", None))) == [
             "1 of 2 members do not answer: what they alone hold",
             "node-2 has restarted and may have forgotten what it acknowledged",
         ]
 
     def test_in_async_whatever_a_silent_primary_did_not_send(self) -> None:
-        assert at_risk(record(), self.CHOSEN, (peer("node-1", None), *REPLICAS)) == [
+        assert at_risk(record(), self.CHOICE, (peer("node-1", None), *REPLICAS)) == [
             "node-1 does not answer: what node-2 has not received from it"
         ]
 
     def test_a_closed_primary_that_has_more_but_not_one_that_serves(self) -> None:
         more = gtids("A:1-12")
-        assert at_risk(record(), self.CHOSEN, (peer("node-1", closed(A, executed=more)), *REPLICAS)) == [
+        assert at_risk(record(), self.CHOICE, (peer("node-1", closed(A, executed=more)), *REPLICAS)) == [
             "node-1 has 2 transactions that node-2 lacks; its return saves them"
         ]
-        assert at_risk(record(), self.CHOSEN, (peer("node-1", server(A, executed=more)), *REPLICAS)) == []
+        assert at_risk(record(), self.CHOICE, (peer("node-1", server(A, executed=more)), *REPLICAS)) == []
+
+    def test_what_is_fetched_from_a_replica_that_may_not_be_promoted(self) -> None:
+        more = gtids("A:1-12")
+        peers = (
+            peer("node-2", replica()),
+            peer("node-3", replica(C, executed=more)),
+            peer("node-1", closed(A)),
+        )
+        fetched = Choice(
+            chosen=candidate("node-2", "A:1-10"), reason="", catch_up_from=candidate("node-3", "A:1-12")
+        )
+        assert at_risk(record(), fetched, peers) == []
+
+    def test_nobody_is_chosen(self) -> None:
+        assert at_risk(record(), Choice(chosen=None, reason="no"), REPLICAS) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ class TestPrimary:
         newer = record(epoch=2, version=3, primary=B, primary_name="node-2", primaries=(A, B))
         seen = view(cluster=cluster(record=newer, lock_session=None, instances=instances(None)))
         expect(seen, Action.CLOSE, "epoch 2 belongs to node-2")
+
+    def test_closed_for_its_stop_it_neither_opens_nor_takes_the_lock(self) -> None:
+        """A clean shutdown acknowledges what nobody has: what pre_stop has closed stays closed."""
+        closed_at_its_epoch = view(server=closed(A, row=row(A, record(), opened=1)))
+        expect(closed_at_its_epoch, Action.OPEN, "holds PRIMARY_KEY")
+        expect(replace(closed_at_its_epoch, stopping=True), Action.WAIT, "is being stopped")
+        free = replace(closed_at_its_epoch, cluster=cluster(lock_session=None), stopping=True)
+        expect(free, Action.WAIT, "is being stopped")
+
+    def test_without_the_plugins_it_leaves_a_cluster_that_has_members_to_them(self) -> None:
+        two = record(durability="semisync", members=(B, C))
+        bare = closed(A, semisync=None, row=row(A, two, opened=1))
+        expect(view(server=bare, cluster=cluster(record=two)), Action.WAIT, "no semi-sync plugins")
+        alone = record(durability="semisync")
+        bare = closed(A, semisync=None, row=row(A, alone, opened=1))
+        expect(view(server=bare, cluster=cluster(record=alone)), Action.OPEN, "holds PRIMARY_KEY")
 
     def test_writes_its_new_address_into_the_lock(self) -> None:
         moved = cluster(lock_value='{"name": "node-1", "address": "127.0.9.77", "port": 3306}')

@@ -57,8 +57,28 @@ class TestAdmit:
         never = replica(C, row=replica_row(C, priority=0))
         assert ask(members(), far, peer("node-3", never), primary=ALONE).uuid == B
 
+    def test_not_one_of_another_cluster_that_still_follows(self) -> None:
+        other = replica(C, row=replica_row(C, cluster_id="cluster-2"))
+        assert ask(members(B), MEMBER_B, peer("node-3", other)).step is Step.NONE
+
+    def test_one_more_while_no_member_may_be_promoted(self) -> None:
+        never = peer("node-2", replica(semisync=semisync(replica_on=True), row=replica_row(B, priority=0)))
+        assert ask(members(B), never, ATTACHED_C, most=1) == Change(
+            Step.ADMIT, "node-3 may be promoted, and no member may", C
+        )
+        also_never = peer("node-3", replica(C, row=replica_row(C, priority=0)))
+        assert ask(members(B), never, also_never, most=1).step is Step.NONE
+
 
 class TestRemove:
+    def test_one_more_than_sync_members_and_first_who_is_never_promoted(self) -> None:
+        never = peer("node-2", replica(semisync=semisync(replica_on=True), row=replica_row(B, priority=0)))
+        assert ask(members(B, C), never, MEMBER_C, most=1).uuid == B
+        assert ask(members(B, C), MEMBER_B, MEMBER_C, most=1) == Change(
+            Step.REMOVE, "node-3 is one more than SYNC_MEMBERS", C
+        )
+        assert ask(members(B, C), never, peer("node-3", None), most=1).step is Step.NONE
+
     def test_one_that_has_been_away_while_another_is_well(self) -> None:
         gone = Watched(lost={C: 4.2})
         assert ask(members(B, C), MEMBER_B, peer("node-3", None), watched=gone).step is Step.REMOVE

@@ -42,6 +42,11 @@ def test_a_promotion_begins_an_epoch_without_members() -> None:
     assert (back.epoch, back.primaries) == (3, (A, B))
 
 
+def test_a_forced_promotion_goes_beyond_what_others_may_have_seen() -> None:
+    record = founding().opened(at=101).promoted(B, "node-2", "forced", after=1007, at=102)
+    assert (record.epoch, record.history[-1].split(": ")[0].split()[-1]) == (1008, "1008")
+
+
 def test_a_takeover_keeps_the_id_and_forgets_the_first_founder() -> None:
     first = founding()
     record = first.taken_over(primary=B, primary_name="node-2", reason="node-1 is gone", at=101)

@@ -109,34 +109,6 @@ class Choice:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-def at_risk(record: Record, chosen: Candidate, peers: tuple[Peer, ...]) -> list[str]:
-    """Return, a line each, what may be lost if `chosen` is promoted now; nothing if the members hold it all.
-
-    A primary that serves is no part of it: it is closed first, and `chosen` receives what it has.
-    """
-    states = {p.name: p.state for p in peers if p.state is not None}
-    here = {state.server_uuid: state for state in states.values()}
-    lines = []
-    for name, state in sorted(states.items()):
-        count = (state.executed - chosen.executed).count
-        if count and not (state.serves and state.server_uuid == record.primary):
-            lines.append(f"{name} has {count} transactions that {chosen.name} lacks; its return saves them")
-    if record.durability == "semisync" and record.members:
-        silent = [member for member in record.members if member not in here]
-        if silent:
-            lines.append(
-                f"{len(silent)} of {len(record.members)} members do not answer: what they alone hold"
-            )
-        for member in set(record.members) & set(here):
-            semisync = here[member].semisync
-            if semisync is None or not semisync.replica_on:
-                name = next(name for name, state in states.items() if state is here[member])
-                lines.append(f"{name} has restarted and may have forgotten what it acknowledged")
-    elif record.primary not in here:
-        lines.append(f"{record.primary_name} does not answer: what {chosen.name} has not received from it")
-    return lines
-
-
 def errant(executed: GtidSet, record: Record) -> GtidSet:
     """Transactions of servers that were never a primary of this cluster and that it did not begin with."""
     beyond = executed - GtidSet.parse(record.base)
@@ -228,3 +200,35 @@ def _choose_member(record: Record, candidates: tuple[Candidate, ...], only: str 
     return Choice(
         chosen=chosen, reason=f"{chosen.name} has everything that a member received", rejected=rejected
     )
+
+
+def at_risk(record: Record, choice: Choice, peers: tuple[Peer, ...]) -> list[str]:
+    """Return, a line each, what may be lost by this choice now; nothing if the members hold it all.
+
+    A primary that serves is no part of it: it is closed first, and the chosen node receives what it has.
+    """
+    chosen = choice.chosen
+    if chosen is None:
+        return []
+    has = chosen.executed | choice.catch_up_from.executed if choice.catch_up_from else chosen.executed
+    states = {p.name: p.state for p in peers if p.state is not None}
+    here = {state.server_uuid: state for state in states.values()}
+    lines = []
+    for name, state in sorted(states.items()):
+        count = (state.executed - has).count
+        if count and not (state.serves and state.server_uuid == record.primary):
+            lines.append(f"{name} has {count} transactions that {chosen.name} lacks; its return saves them")
+    if record.durability == "semisync" and record.members:
+        silent = [member for member in record.members if member not in here]
+        if silent:
+            lines.append(
+                f"{len(silent)} of {len(record.members)} members do not answer: what they alone hold"
+            )
+        for member in set(record.members) & set(here):
+            semisync = here[member].semisync
+            if semisync is None or not semisync.replica_on:
+                name = next(name for name, state in states.items() if state is here[member])
+                lines.append(f"{name} has restarted and may have forgotten what it acknowledged")
+    elif record.primary not in here:
+        lines.append(f"{record.primary_name} does not answer: what {chosen.name} has not received from it")
+    return lines

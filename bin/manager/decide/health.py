@@ -45,6 +45,10 @@ CONNECTION_REFUSED = frozenset({1040, 1045, 1053, 1130, 3032, 3118, 3159})
 FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.COME_BACK, Action.BEGIN_ANEW})
 
 
+# A server that is closed for its stop is not opened again, nor made the one to open.
+OPENING = frozenset({Action.RETAKE, Action.REWRITE, Action.OPEN, Action.ALONE})
+
+
 @dataclass(frozen=True)
 class Decision:
     """`failover`: nobody is a healthy primary, so `on_change` is to be started as well.
@@ -58,6 +62,13 @@ class Decision:
 
 def decide(view: View) -> Decision:
     """Return the next step of this node's health run."""
+    decision = _decide(view)
+    if view.stopping and decision.action in OPENING:
+        return Decision(Action.WAIT, f"this node is being stopped; else: {decision.reason}")
+    return decision
+
+
+def _decide(view: View) -> Decision:
     cluster = view.cluster
     if cluster is None:
         return _without_consul(view)
@@ -71,6 +82,8 @@ def decide(view: View) -> Decision:
             view, f"this data directory belongs to cluster {view.file.cluster_id}, not to {record.id}"
         )
     if record.primary == view.server.server_uuid:
+        if record.members and view.server.semisync is None:
+            return _stay_out(view, "this server has no semi-sync plugins, and the record has members")
         return _named(view, cluster, record)
     return _another_named(view, cluster, record)
 

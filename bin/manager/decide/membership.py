@@ -90,7 +90,23 @@ def change(
     if not record.members and primary.semisync.source_on and watched.empty >= GIVE_UP:
         return Change(Step.ALONE, f"nobody has been admitted for {watched.empty:.0f} s")
     candidate = _candidate(record, primary, peers)
-    if candidate is not None and candidate.state is not None and len(record.members) < most:
+    promotable = {
+        p.state.server_uuid
+        for p in peers
+        if p.state is not None and p.state.row is not None and p.state.row.priority > 0
+    }
+    if len(record.members) > most and len(sound) == len(record.members):
+        surplus = next((m for m in record.members if m not in promotable), record.members[-1])
+        return Change(Step.REMOVE, f"{_name(peers, surplus)} is one more than SYNC_MEMBERS", surplus)
+    if candidate is not None and candidate.state is not None and len(record.members) == most:
+        # Were no member promotable, nobody could take over: one that is takes another one's place.
+        if candidate.state.server_uuid in promotable and not promotable & set(record.members):
+            return Change(
+                Step.ADMIT,
+                f"{candidate.name} may be promoted, and no member may",
+                candidate.state.server_uuid,
+            )
+    elif candidate is not None and candidate.state is not None and len(record.members) < most:
         return Change(Step.ADMIT, f"{candidate.name} is attached and near", candidate.state.server_uuid)
     if not record.members and primary.semisync.source_on and watched.empty >= LOST:
         return Change(Step.ALONE, f"nobody could be admitted for {watched.empty:.0f} s")
@@ -109,6 +125,7 @@ def _candidate(record: Record, primary: ServerState, peers: tuple[Peer, ...]) ->
         if p.state is not None
         and p.state.server_uuid not in record.members
         and p.state.row is not None
+        and p.state.row.cluster_id == record.id
         and _receives(p, primary.server_uuid)
         and p.state.replication is not None
         and p.state.replication.sql_running

@@ -17,6 +17,9 @@ from manager.errors import RecordError
 
 FORMAT = 1
 HISTORY = 5
+FORCED_LEAP = 1000
+"""By how many epochs a person's forced decision goes beyond all that is known: a node that is away may have seen
+more, and must not take the record for one from the past when it comes back."""
 State = Literal["founding", "open"]
 Durability = Literal["async", "semisync"]
 Origin = Literal["initialised", "adopted", "snapshot"]
@@ -96,14 +99,17 @@ class Record:
         """The founding is complete."""
         return self._next(state="open", reason=reason, at=at)
 
-    def promoted(self, primary: str, primary_name: str, reason: str, *, at: int | None = None) -> Record:
-        """Another primary at the next epoch; nobody acknowledges its commits yet."""
+    def promoted(
+        self, primary: str, primary_name: str, reason: str, *, after: int = 0, at: int | None = None
+    ) -> Record:
+        """Another primary at the next epoch, beyond `after` too; nobody acknowledges its commits yet."""
+        epoch = max(self.epoch, after) + 1
         known = self.primaries if primary in self.primaries else (*self.primaries, primary)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_now(at)))
-        line = f"{when} epoch {self.epoch + 1}: {primary_name} ({reason})"
+        line = f"{when} epoch {epoch}: {primary_name} ({reason})"
         return self._next(
             history=(*self.history[1 - HISTORY :], line),
-            epoch=self.epoch + 1,
+            epoch=epoch,
             primary=primary,
             primary_name=primary_name,
             primaries=known,

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from manager import nodefile
 from manager.discovery.cluster import ClusterView
-from manager.discovery.record import Record
+from manager.discovery.record import FORCED_LEAP, Record
 from manager.errors import AutopilotError, MySQLError
 from manager.hooks.steps import wanted_durability
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.snapshot.catalogue import find
-from manager.view import read_peers
+from manager.view import highest_epoch, read_peers
 from manager.waiting import Deadline, poll_until
 
 LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ OPEN_TIME = 60.0
 def run(node: Node, *, snapshot: str | None) -> int:
     """Return 0 once this node is the primary of a new cluster, with its present data or with that snapshot."""
     cluster = node.discovery.view()
-    _refuse_beside_a_primary(node, cluster)
+    seen = _refuse_beside_a_primary(node, cluster)
     if snapshot is not None:
         _restore(node, snapshot)
     with node.local(timeout=5.0) as conn:
@@ -35,7 +35,7 @@ def run(node: Node, *, snapshot: str | None) -> int:
     if file is None:
         raise AutopilotError("pre_start has not prepared this data directory")
     session = node.discovery.ensure_session()
-    record = _record(node, cluster, server, file)
+    record = _record(node, cluster, server, file, seen)
     node.write_file(replace(file, cluster_id=None, ready=False, may_found=True, why_not_found=""))
     node.discovery.retake(record, cluster.record_index, session)
     print(f"cluster {record.id} is founded on {node.title}; its next health run opens it")
@@ -44,17 +44,22 @@ def run(node: Node, *, snapshot: str | None) -> int:
     return 0
 
 
-def _refuse_beside_a_primary(node: Node, cluster: ClusterView) -> None:
-    serving = [p.name for p in read_peers(node, cluster, others_only=False) if p.state and p.state.serves]
+def _refuse_beside_a_primary(node: Node, cluster: ClusterView) -> int:
+    """Return the highest epoch that a server has seen."""
+    peers = read_peers(node, cluster, others_only=False)
+    serving = [p.name for p in peers if p.state and p.state.serves]
     if serving:
         raise AutopilotError(f"{', '.join(serving)} is open for writing: there is nothing to found anew")
     if cluster.lock_session is not None:
         raise AutopilotError("PRIMARY_KEY is held by a living session: stop that node first")
+    return highest_epoch(peers)
 
 
-def _record(node: Node, cluster: ClusterView, server: ServerState, file: nodefile.NodeFile) -> Record:
-    """A new cluster's first record, above every epoch that this server or Consul has seen."""
-    seen = [server.row.epoch if server.row else 0, cluster.record.epoch if cluster.record else 0]
+def _record(
+    node: Node, cluster: ClusterView, server: ServerState, file: nodefile.NodeFile, seen: int
+) -> Record:
+    """A new cluster's first record, above every epoch that a server or Consul has seen."""
+    known = [seen, server.row.epoch if server.row else 0, cluster.record.epoch if cluster.record else 0]
     first = Record.founding(
         primary=server.server_uuid,
         primary_name=node.name,
@@ -63,7 +68,7 @@ def _record(node: Node, cluster: ClusterView, server: ServerState, file: nodefil
         durability=wanted_durability(node, server),
         reason="bootstrap --force",
     )
-    return replace(first, epoch=max(seen) + 1)
+    return replace(first, epoch=max(known) + FORCED_LEAP)
 
 
 def _restore(node: Node, snapshot: str) -> None:

@@ -139,7 +139,7 @@ def _remember(node: Node, conn: Connection, view: View) -> None:
     Done under the guard, since a super_read_only server lets hooks write for a moment; else in the next run.
     """
     record = view.cluster.record if view.cluster is not None else None
-    if record is None:
+    if record is None or view.file.cluster_id not in (None, record.id):
         return
 
     def newest(row: LocalRow) -> LocalRow:

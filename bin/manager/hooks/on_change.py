@@ -99,7 +99,9 @@ def _wait_for_winner(node: Node, begun: ClusterView) -> None:
 
     The others look at themselves only then: the runner has their guards until it is done.
     """
-    before, old = begun.lock_session, primary_instance(begun)
+    before, old, first = begun.lock_session, primary_instance(begun), begun.lock_holder
+    if old is None and first is not None and first.name == node.name:
+        before = None  # promoted already, and it is not in Consul yet
     deadline = Deadline(WAIT_FOR_WINNER)
 
     def sessions() -> tuple[str | None, str | None]:

@@ -12,7 +12,7 @@ from manager import failover
 from manager.decide.failover import Watch, at_risk, choose, when
 from manager.decide.join import received
 from manager.discovery.lock import Lock
-from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp
+from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp, TransactionRefused
 from manager.hooks.verdict import was_primary
 from manager.mysql import operations
 from manager.node import Node
@@ -69,8 +69,7 @@ def explain(node: Node, *, forced: bool) -> str:
     lines.append(f"would promote: {choice.chosen.name if choice.chosen else 'nobody'} ({choice.reason})")
     lines += [f"not {name}: {why}" for name, why in sorted(choice.rejected.items())]
     lines += [f"not {p.name}: it does not answer ({p.error})" for p in peers if p.state is None]
-    if choice.chosen is not None:
-        lines += [f"at risk: {line}" for line in at_risk(record, choice.chosen, peers)]
+    lines += [f"at risk: {line}" for line in at_risk(record, choice, peers)]
     return "\n".join(lines)
 
 
@@ -105,6 +104,7 @@ def pre_stop(node: Node) -> int:
             LOG.info("hand-over: %s", outcome.promoted or outcome.reason)
     except (AutopilotError, TimeIsUp) as error:
         LOG.warning("no hand-over: %s", error)
+    node.stops()
     _close_for_the_stop(node)
     return 0
 
@@ -131,7 +131,7 @@ def _under_lock(node: Node, reason: str, work: Callable[[Lock], Outcome], second
                 outcome = work(lock)
                 _wait_until_healthy(node, outcome.promoted)
                 return outcome
-        except LockHeld:
+        except (LockHeld, TransactionRefused):
             if deadline.over:
                 raise
             pause(0.2)

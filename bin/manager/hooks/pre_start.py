@@ -32,6 +32,7 @@ def run(node: Node) -> int:
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with node.alone("pre_start"):
         _refuse_if_running(node)
+        node.starts()
         _free_the_key(node)
         for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):
             name.unlink(missing_ok=True)

@@ -131,6 +131,8 @@ def remote(
 ) -> Connection:
     """Log in to the server at address:port as MYSQL_REPL_USER; `timeout` (seconds) holds for each answer.
 
+    It bounds the connecting as well, which never takes longer than `connect_timeout`.
+
     With this node's `config.admin_address` and ADMIN_PORT it gets in where the socket has too many
     connections.
     """
@@ -146,7 +148,7 @@ def remote(
         "password": settings.mysql_repl_password.value.encode(),
         "ssl": _tls(),
     }
-    return _connect(f"{address}:{port}", options, timeout, connect_timeout)
+    return _connect(f"{address}:{port}", options, timeout, min(timeout, connect_timeout))
 
 
 def quote_name(name: str) -> str:
