@@ -210,7 +210,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _V("CONSUL_CACERT", "", "file with the certificate authority of Consul's certificate", values.file),
     _V("LOG_LEVEL", "DEBUG", "DEBUG, INFO, WARNING, ERROR or CRITICAL", values.level),
-    _V("AUTOPILOT_LOG", "", "file to which hooks also write their log (set by the pilot)", values.path),
+    _V("AUTOPILOT_LOG", "", "file to which hooks write their log (set by the pilot)", values.path),
     _V("PRIMARY_KEY", "${SERVICE_NAME}-primary", "Consul key: which node is primary", values.key),
     _V(
         "BACKUP_LOCK_KEY",

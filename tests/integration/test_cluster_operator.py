@@ -123,7 +123,7 @@ def test_the_durability_changes_under_a_writer(cluster: Cluster, client: Writer)
     assert "async" in cluster.status()
     count = len(client.history.acknowledged)
     until(lambda: len(client.history.acknowledged) > count + 20, LONG, "async: nothing is written")
-    restart_all(cluster)
+    restart_all(cluster, DURABILITY="semisync")
     until(lambda: the_record(cluster)["durability"] == "semisync", LONG, lambda: f"{the_record(cluster)}")
     until(lambda: len(the_record(cluster)["members"]) == 2, LONG, lambda: f"{the_record(cluster)}")
 

@@ -193,6 +193,11 @@ class Client:
         with self._errors():
             return _mapping(self._consul.agent.services())
 
+    def own_checks(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the checks that the agent keeps itself, by check id."""
+        with self._errors():
+            return _mapping(self._consul.agent.checks())
+
     def register(
         self, *, name: str, service_id: str, address: str, port: int, ttl: int, passing: bool
     ) -> None:
@@ -207,6 +212,11 @@ class Client:
         """Remove a service from the agent."""
         with self._errors():
             self._consul.agent.service.deregister(service_id)
+
+    def deregister_elsewhere(self, node: str, service_id: str) -> None:
+        """Remove a service of another node from the catalogue; its agent puts it back with what it says then."""
+        with self._errors():
+            self._consul.catalog.deregister(node, service_id=service_id)
 
     def report(self, service_id: str, *, passing: bool, note: str) -> None:
         """Give the service's TTL check its state for one more TTL, with a note for people."""

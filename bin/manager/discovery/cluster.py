@@ -23,7 +23,7 @@ class Instance:
 
     `passing` is Consul's own view: every check passes, and the agent's own (serfHealth) is among them. A node
     that has left may be registered again by its last check, and has no agent then that would ever fail it.
-    `note` is what the node's own health said last.
+    `note` is what the node's own health said last; `entry` are Consul's names of node and service.
     """
 
     service: Service
@@ -32,6 +32,7 @@ class Instance:
     port: int
     passing: bool
     note: str = ""
+    entry: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def instances(service: Service, name: str, entries: Iterable[Mapping[str, Any]])
             port=int(entry["Service"]["Port"]),
             passing=_passes(entry["Checks"]),
             note=next((str(check["Output"]) for check in entry["Checks"] if check.get("ServiceID")), ""),
+            entry=(str(entry["Node"]["Node"]), str(entry["Service"]["ID"])),
         )
         for entry in entries
     ]

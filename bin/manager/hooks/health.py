@@ -6,6 +6,7 @@ role), `--as primary` and `--as replica` repeat the last run's verdict for pilot
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from manager import nodefile, watched
 from manager.decide.health import FINAL, Action, Decision, decide
 from manager.errors import (
     AutopilotError,
+    ConsulError,
     GuardBusy,
     MySQLError,
     ServerUnreachable,
@@ -92,6 +94,9 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
             start_on_change(node)
         if decision.action is Action.COME_BACK or (verdict.healthy and view.comeback is not None):
             start_rescue(node)
+    elif verdict.healthy and (decision.confirmed or verdict.role == "replica"):
+        with contextlib.suppress(ConsulError):
+            node.discovery.keep_advertised()
     serves = decision.action is Action.SERVE and view.cluster is not None and view.session is not None
     return verdict, Work(node=node, conn=conn, view=view, decision=decision) if serves else None
 

@@ -46,6 +46,9 @@ def advertise(node: Node, view: View, verdict: Verdict) -> None:
     """An empty node registers only its `-node` service; one that has had a role shows it, healthy or not."""
     if verdict.role == "primary":
         node.discovery.advertise("primary", passing=True, note=verdict.reason)
+        if view.cluster is not None:
+            stale = [one for one in view.cluster.of("primary") if one.passing and one.name != node.name]
+            node.discovery.take_place_of(stale)
     elif verdict.role == "replica" or view.file.ready:
         node.discovery.advertise("replica", passing=verdict.healthy, note=verdict.reason)
 
