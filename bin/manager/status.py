@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from manager.node import Node
 from manager.view import Peer, read_peer, read_peers
 
 COLUMNS = ("node", "role", "address", "healthy", "replication", "lag_s", "transactions", "errant")
+LOG_PREFIX = re.compile(r"^\S+Z [A-Z]+ \w+\[\d+\] ")
 
 
 def run(node: Node, *, as_json: bool) -> int:
@@ -94,8 +96,7 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
 def _last_word(cluster: ClusterView, name: str) -> str:
     """Why a node has no role: the last line of its health, which its `-node` check keeps."""
     printed = next((i.note for i in cluster.of("node") if i.name == name), "").strip()
-    last = printed.rpartition("\n")[2]
-    return last.partition("] ")[2] or last
+    return LOG_PREFIX.sub("", printed.rpartition("\n")[2])
 
 
 def _replication(source: Any, *, is_primary: bool) -> str:

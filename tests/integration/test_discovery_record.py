@@ -265,7 +265,9 @@ def test_a_role_is_advertised_and_replaces_the_other(nodes: tuple[Node, Node]) -
     here = {"name": "node-1", "address": one.settings.node_address, "port": 3306}
 
     def roles() -> tuple[Instance, ...]:
-        return tuple(replace(i, note="") for i in two.discovery.view().instances if i.service != "node")
+        return tuple(
+            replace(i, note="", entry=("", "")) for i in two.discovery.view().instances if i.service != "node"
+        )
 
     def becomes(*wanted: Instance) -> bool:
         return wait_for(lambda: roles() == wanted, 10.0)

@@ -62,6 +62,8 @@ def run(node: Node, ask: str | None) -> int:
     level = logging.DEBUG if verdict.healthy else logging.INFO
     LOG.log(level, "%s: %s", verdict.role if verdict.healthy else "not healthy", verdict.reason)
     if ask == "node" or verdict.healthy:
+        if not verdict.healthy:
+            print(verdict.reason)  # what `status` says of a node that has no role yet
         return 0
     return 2 if verdict.role == "unassigned" else 1
 
