@@ -81,6 +81,27 @@ def owners(records: Iterable[Sighting]) -> tuple[dict[int, str], list[str]]:
     return found, twice
 
 
+def promotions(records: Iterable[Sighting]) -> tuple[int, list[str]]:
+    """Return how many promotions could be judged, and those in semisync that should have been refused.
+
+    Judged is one whose record was seen just before it: in that, somebody was a member, and the chosen node was.
+    """
+    before: dict[tuple[int, int], Sighting] = {}
+    judged, unsafe = 0, []
+    for record in records:
+        last = before.get((record.epoch - 1, record.version - 1))
+        before[(record.epoch, record.version)] = record
+        if last is None or last.durability != "semisync" or last.primary == record.primary:
+            continue
+        judged += 1
+        if record.primary not in last.members:
+            members = ", ".join(last.members) or "nobody"
+            unsafe.append(
+                f"epoch {record.epoch}: {record.primary_name} ({record.reason}); members: {members}"
+            )
+    return judged, unsafe
+
+
 @dataclass(frozen=True)
 class Overlap:
     """A server acknowledged `late` although a later epoch's primary had acknowledged `early` before it began."""

@@ -79,6 +79,7 @@ class Run:
     done: list[Done] = field(default_factory=list)
     replaced: int = 0
     lost: set[tuple[int, int]] = field(default_factory=set)
+    promotions: int = 0
 
     def __post_init__(self) -> None:
         self.world = World(self.cluster, self.say)
@@ -132,6 +133,9 @@ class Run:
         primaries, twice = checker.owners(self.history.records)
         for line in twice:
             self.blame("two primaries", line)
+        self.promotions, unsafe = checker.promotions(self.history.records)
+        for line in unsafe:
+            self.blame("promotion that should have been refused", line)
         self._overlaps(primaries)
 
     @contextlib.contextmanager
@@ -313,6 +317,7 @@ class Run:
             "operations": self.history.counts(),
             "lost": len(self.lost),
             "epochs": max((one.epoch for one in self.history.records), default=0),
+            "promotions_judged": self.promotions,
             "replaced_nodes": self.replaced,
             "longest_write_gap_s": max((one.write_gap_s for one in self.done), default=0.0),
             "longest_convergence_s": round(max(converged, default=0.0), 1),

@@ -125,6 +125,27 @@ def test_an_epoch_with_two_primaries_is_found() -> None:
     assert twice == [f"epoch 2 names both {B} and {C}"]
 
 
+def version(number: int, epoch: int, primary: str, *members: str, durability: str = "semisync") -> Sighting:
+    return Sighting(0.0, epoch, number, primary, "a node", members, durability, "a reason")
+
+
+def test_a_promotion_of_a_member_is_safe() -> None:
+    records = [version(4, 1, A, B, C), version(5, 2, C), version(6, 2, C, A), version(7, 3, A)]
+    assert checker.promotions(records) == (2, [])
+
+
+def test_a_promotion_that_should_have_been_refused_is_found() -> None:
+    nobody = [version(4, 1, A), version(5, 2, B)]
+    assert checker.promotions(nobody) == (1, ["epoch 2: a node (a reason); members: nobody"])
+    stranger = [version(4, 1, A, C), version(5, 2, B)]
+    assert checker.promotions(stranger) == (1, [f"epoch 2: a node (a reason); members: {C}"])
+
+
+def test_a_promotion_whose_record_before_was_not_seen_is_not_judged() -> None:
+    assert checker.promotions([version(3, 1, A), version(5, 2, B)]) == (0, [])
+    assert checker.promotions([version(4, 1, A, durability="async"), version(5, 2, B)]) == (0, [])
+
+
 def test_nodes_that_differ_are_named() -> None:
     assert checker.differences({"node-1": "x", "node-2": "x"}, "checksums") == []
     assert checker.differences({"node-1": "x", "node-2": "y"}, "checksums") == [
