@@ -9,18 +9,19 @@ from dataclasses import replace
 from manager import nodefile
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import FORCED_LEAP, Record
-from manager.errors import AutopilotError, MySQLError
+from manager.errors import AutopilotError, ConsulError, MySQLError
 from manager.hooks.steps import wanted_durability
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.snapshot.catalogue import find
 from manager.view import highest_epoch, read_peers
-from manager.waiting import Deadline, poll_until
+from manager.waiting import Deadline, pause, poll_until
 
 LOG = logging.getLogger(__name__)
 
 RESTORE_TIME = 3600.0
 OPEN_TIME = 60.0
+SESSION_TIME = 30.0
 
 
 def run(node: Node, *, snapshot: str | None) -> int:
@@ -34,7 +35,7 @@ def run(node: Node, *, snapshot: str | None) -> int:
     file = node.file()
     if file is None:
         raise AutopilotError("pre_start has not prepared this data directory")
-    session = node.discovery.ensure_session()
+    session = _session(node)
     record = _record(node, cluster, server, file, seen)
     node.write_file(replace(file, cluster_id=None, ready=False, may_found=True, why_not_found=""))
     node.discovery.retake(record, cluster.record_index, session)
@@ -42,6 +43,19 @@ def run(node: Node, *, snapshot: str | None) -> int:
     if not poll_until(lambda: _open(node, record), Deadline(OPEN_TIME), interval=0.5):
         raise AutopilotError(f"{node.title} is not open after {OPEN_TIME:.0f} s; `manage.py status` says why")
     return 0
+
+
+def _session(node: Node) -> str:
+    """This node's session, which it gets once its `-node` check passes; ConsulError if not within 30 s."""
+    deadline = Deadline(SESSION_TIME)
+    while True:
+        try:
+            return node.discovery.ensure_session()
+        except ConsulError as error:
+            if deadline.over:
+                raise
+            LOG.info("waiting for a Consul session: %s", error)
+            pause(1.0)
 
 
 def _refuse_beside_a_primary(node: Node, cluster: ClusterView) -> int:
