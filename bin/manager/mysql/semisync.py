@@ -99,12 +99,14 @@ def cut_off(conn: Connection, users: Iterable[str], deadline: Deadline) -> None:
     """Lock accounts and kill all their connections until none is left; MySQLError if some remain.
 
     A locked account's connections go on, and go on acknowledging, until they are killed; once they are gone
-    nothing late is counted (measured).
+    nothing late is counted (measured). So those of one that is locked already are killed like the others'.
     """
     wanted = sorted(users)
+    locked = {user for user, is_locked in accounts(conn).items() if is_locked}
     with unlogged(conn):
         for user in wanted:
-            conn.run("ALTER USER IF EXISTS %s@'%%' ACCOUNT LOCK", (user,))
+            if user not in locked:
+                conn.run("ALTER USER IF EXISTS %s@'%%' ACCOUNT LOCK", (user,))
 
     def gone() -> bool:
         left = _connections(conn, wanted)
