@@ -226,15 +226,20 @@ def main(arguments: list[str] | None = None) -> int:
         for name in names:
             mine = kinds if name == "ours" else [kind for kind in kinds if kind in FAULTS]
             measure_all(packages, name, mine, int(given.runs or 3), measured[name])
+            save(summarise(measured), given.output)  # it takes hours: what is measured is kept
     except (SandboxError, PackagesError, pymysql.MySQLError) as error:
         print(f"bench-failover: {error}", file=sys.stderr)
         return 1
     results = summarise(measured)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "failover.json").write_text(json.dumps(results, indent=2) + "\n")
-    (given.output / "failover.svg").write_text(plot(results))
     bad = [kind for kind, entry in results.items() if entry.get("missing_rows") or entry.get("failures")]
     return 1 if bad else 0
+
+
+def save(results: Mapping[str, Mapping[str, Any]], directory: Path) -> None:
+    """Write the results, as JSON and as SVG."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "failover.json").write_text(json.dumps(results, indent=2) + "\n")
+    (directory / "failover.svg").write_text(plot(results))
 
 
 def plot(results: Mapping[str, Mapping[str, Any]]) -> str:
