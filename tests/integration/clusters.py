@@ -129,6 +129,12 @@ def lock_session(cluster: Cluster) -> str | None:
     return found[0].get("Session") if found else None
 
 
+def roles(cluster: Cluster) -> tuple[Node, list[Node]]:
+    """The primary's node, and the others."""
+    name = the_record(cluster)["primary_name"]
+    return cluster.node(name), [node for node in cluster.nodes if node.name != name]
+
+
 # --- What the servers say -----------------------------------------------------------------------
 
 
@@ -228,6 +234,30 @@ def writer(cluster: Cluster) -> Writer:
     )
     until(lambda: _table_made(cluster, made), LONG, "the writer's table cannot be made")
     return made
+
+
+@contextlib.contextmanager
+def writing(cluster: Cluster) -> Iterator[Writer]:
+    """A writer at work on a cluster of three; at the end it is whole again, and holds what was acknowledged."""
+    converged(cluster, 2)
+    made = writer(cluster)
+    made.start()
+    until(lambda: len(made.history.acknowledged) > 20, LONG, "the writer does not get going")
+    yield made
+    made.stop()
+    converged(cluster, 2)
+    primary = cluster.catalogue.primary
+    assert primary is not None
+    present = made.read(primary)
+    assert made.history.missing(present) == set(), "acknowledged rows are missing"
+    assert made.history.unexpected(present) == set()
+
+
+def goes_on(client: Writer, seconds: float = LONG) -> float:
+    """Wait until the writer is acknowledged again, and return how long it was not."""
+    begin = time.monotonic()
+    until(lambda: bool(client.history.gap(begin)), seconds, "the writer was not acknowledged again", 0.05)
+    return client.history.gap(begin) or 0.0
 
 
 def _table_made(cluster: Cluster, made: Writer) -> bool:

@@ -24,17 +24,19 @@ from sandbox.writer import Writer
 from tests.integration.clusters import (
     LONG,
     converged,
+    goes_on,
     local,
     lock_session,
     look,
     never,
     not_serving,
     open_nodes,
+    roles,
     running,
     server_pid,
     the_record,
     until,
-    writer,
+    writing,
 )
 
 pytestmark = [
@@ -58,25 +60,8 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[Writer]:
-    """A writer at work on a whole cluster; afterwards nothing acknowledged is missing."""
-    converged(cluster, 2)
-    made = writer(cluster)
-    made.start()
-    until(lambda: len(made.history.acknowledged) > 20, LONG, "the writer does not get going")
-    yield made
-    made.stop()
-    converged(cluster, 2)
-    primary = cluster.catalogue.primary
-    assert primary is not None
-    present = made.read(primary)
-    assert made.history.missing(present) == set(), "acknowledged rows are missing"
-    assert made.history.unexpected(present) == set()
-
-
-def roles(cluster: Cluster) -> tuple[Node, list[Node]]:
-    """The primary's node, and the others."""
-    name = the_record(cluster)["primary_name"]
-    return cluster.node(name), [node for node in cluster.nodes if node.name != name]
+    with writing(cluster) as made:
+        yield made
 
 
 @contextlib.contextmanager
@@ -121,8 +106,7 @@ def test_a_primary_without_consul_serves_until_the_holdoff_is_over(cluster: Clus
         )
         until(lambda: the_record(cluster)["epoch"] > epoch, LONG, "it is not handed over")
         assert "has not taken PRIMARY_KEY" in the_record(cluster)["history"][-1]
-        begin = time.monotonic()
-        until(lambda: bool(client.history.gap(begin)), LONG, "the writer was not acknowledged again")
+        goes_on(client)
     assert open_nodes(cluster) != [wanted.name]
 
 
@@ -186,5 +170,4 @@ def test_a_primary_that_lets_nobody_in_is_killed_by_its_own_node(cluster: Cluste
         for one in frozen:
             os.kill(one, signal.SIGCONT)
         blocking.join()
-    begin = time.monotonic()
-    until(lambda: bool(client.history.gap(begin)), LONG, "the writer was not acknowledged again")
+    goes_on(client)

@@ -27,6 +27,7 @@ from tests.integration.clusters import (
     never,
     open_nodes,
     record,
+    roles,
     rows_of,
     running,
     same_rows,
@@ -34,7 +35,7 @@ from tests.integration.clusters import (
     the_record,
     until,
     write,
-    writer,
+    writing,
 )
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
@@ -48,23 +49,8 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[Writer]:
-    """A writer at work on a whole cluster; afterwards nothing acknowledged is missing."""
-    converged(cluster, 2)
-    made = writer(cluster)
-    made.start()
-    until(lambda: len(made.history.acknowledged) > 20, LONG, "the writer does not get going")
-    yield made
-    made.stop()
-    converged(cluster, 2)
-    primary = cluster.catalogue.primary
-    assert primary is not None
-    assert made.history.missing(made.read(primary)) == set(), "acknowledged rows are missing"
-
-
-def roles(cluster: Cluster) -> tuple[Node, list[Node]]:
-    """The primary's node, and the others."""
-    name = the_record(cluster)["primary_name"]
-    return cluster.node(name), [node for node in cluster.nodes if node.name != name]
+    with writing(cluster) as made:
+        yield made
 
 
 def restart(node: Node, **settings: str) -> None:

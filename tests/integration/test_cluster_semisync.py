@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from sandbox.cluster import Cluster
-from sandbox.node import Node
 from sandbox.packages import Packages
 from sandbox.writer import Writer
 from tests.integration.clusters import (
     LONG,
     converged,
+    goes_on,
     manage,
     never,
     open_nodes,
+    roles,
     running,
     server_pid,
     the_record,
     until,
-    writer,
+    writing,
 )
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
@@ -37,37 +37,13 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[Writer]:
-    """A writer at work on a cluster whose members are complete; afterwards nothing acknowledged is missing."""
-    settled(cluster)
-    made = writer(cluster)
-    made.start()
-    until(lambda: len(made.history.acknowledged) > 20, LONG, "the writer does not get going")
-    yield made
-    made.stop()
-    settled(cluster)
-    primary = cluster.catalogue.primary
-    assert primary is not None
-    present = made.read(primary)
-    assert made.history.missing(present) == set(), "acknowledged rows are missing"
-    assert made.history.unexpected(present) == set()
+    with writing(cluster) as made:
+        yield made
 
 
 def settled(cluster: Cluster) -> None:
     converged(cluster, 2)
     until(lambda: len(the_record(cluster)["members"]) == 2, LONG, lambda: f"members: {the_record(cluster)}")
-
-
-def roles(cluster: Cluster) -> tuple[Node, list[Node]]:
-    """The primary's node, and the others."""
-    name = the_record(cluster)["primary_name"]
-    return cluster.node(name), [node for node in cluster.nodes if node.name != name]
-
-
-def goes_on(client: Writer, seconds: float = LONG) -> float:
-    """Wait until the writer is acknowledged again, and return how long it was not."""
-    begin = time.monotonic()
-    until(lambda: bool(client.history.gap(begin)), seconds, "the writer was not acknowledged again", 0.05)
-    return client.history.gap(begin) or 0.0
 
 
 def test_two_replicas_are_admitted(cluster: Cluster) -> None:
