@@ -46,6 +46,8 @@ class Ours:
         """Start it, and wait until it is complete."""
         Cluster(self.cluster.directory, packages=self.cluster.packages).down()
         self.cluster.up(self._nodes)
+        # A node that has just been started shows a moment later, and must not be started again.
+        wait_for(lambda: all(node.running for node in self.cluster.nodes), 10.0)
         self.settle()
 
     def down(self) -> None:
