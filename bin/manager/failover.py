@@ -6,9 +6,9 @@ import contextlib
 import logging
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 from manager.decide.failover import Watch, When, choose, when
-from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
@@ -18,7 +18,17 @@ from manager.mysql import operations
 from manager.mysql.state import read_state
 from manager.node import Node
 from manager.opening import open_primary
-from manager.promotion import Frozen, Outcome, Plan, candidate, carry_out, fence, guarded, replicas
+from manager.promotion import (
+    Frozen,
+    Outcome,
+    Plan,
+    carry_out,
+    check_record,
+    fence,
+    guarded,
+    prospects,
+    replicas,
+)
 from manager.view import Peer, in_parallel, read_peers
 from manager.waiting import Deadline, pause
 
@@ -77,17 +87,13 @@ def switch_over(node: Node, lock: Lock, *, to: str | None, reason: str) -> Outco
 
 def _nobody_able(plan: Plan) -> str:
     """Return why nobody can be promoted however far it gets; looked at before the primary is closed for it."""
-    states = [(p.name, p.state) for p in replicas(plan.peers, plan.record) if p.state is not None]
-    everything = GtidSet.parse("")
-    for _, state in states:
-        everything |= received(state)
-    semisync = plan.record.durability == "semisync"
-    candidates = tuple(
-        candidate(
-            name, state, plan.cluster, executed=everything if semisync else received(state), drained=True
-        )
-        for name, state in states
-    )
+    candidates = prospects(plan.peers, plan.record, plan.cluster)
+    if plan.record.durability == "semisync":
+        # They were not looked at in the same moment: each will have what any of them has now.
+        everything = GtidSet.parse("")
+        for one in candidates:
+            everything |= one.received
+        candidates = tuple(replace(one, executed=everything) for one in candidates)
     choice = choose(plan.record, candidates, only=plan.only)
     if choice.chosen is not None:
         return ""
@@ -124,8 +130,7 @@ def _hand_over(node: Node, lock: Lock, plan: Plan) -> Outcome:
         if context is None or conn is None:
             return Outcome(None, f"{plan.old.name} could not be guarded: {error}")
         stack.push(context)
-        if node.discovery.view().record_index != plan.cluster.record_index:
-            raise TransactionRefused("the cluster record has changed since this began; looking again")
+        check_record(node, plan)
         operations.close_server(conn)
         old = Frozen(peer=plan.old, conn=conn, state=read_state(conn), drained=True)
         if not _wait_for_one(node, plan, CATCH_UP_TIME):

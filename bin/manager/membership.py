@@ -130,7 +130,7 @@ def admit_first(primary: Primary, there: Connection, uuid: str, receive: Callabl
     if acknowledged:
         primary.write(primary.record.with_members((uuid,)))
         return
-    semisync.cut_off(primary.conn, [semisync.account(uuid)], Deadline(CUT_TIME))
+    semisync.cut_off(primary.conn, {semisync.account(uuid): False}, Deadline(CUT_TIME))
     primary.write(primary.record.touched())
     if not was_on:
         semisync.set_source(primary.conn, on=False)
@@ -139,7 +139,7 @@ def admit_first(primary: Primary, there: Connection, uuid: str, receive: Callabl
 
 def remove(primary: Primary, uuid: str) -> None:
     """Take a member out of A: only once it surely acknowledges nothing, and the others hold everything."""
-    semisync.cut_off(primary.conn, [semisync.account(uuid)], Deadline(CUT_TIME))
+    semisync.cut_off(primary.conn, {semisync.account(uuid): False}, Deadline(CUT_TIME))
     if not primary.marker():
         raise AutopilotError("not removed yet: the other members have not acknowledged a marker")
     rest = tuple(m for m in primary.record.members if m != uuid)
@@ -157,4 +157,5 @@ def go_alone(primary: Primary, *, harmless: frozenset[str]) -> None:
 
 def _cut_off(primary: Primary, *, spare: frozenset[str]) -> None:
     # The locked ones too: a run that was cut off may have locked an account and not ended its connections.
-    semisync.cut_off(primary.conn, set(semisync.accounts(primary.conn)) - spare, Deadline(CUT_TIME))
+    users = {user: locked for user, locked in semisync.accounts(primary.conn).items() if user not in spare}
+    semisync.cut_off(primary.conn, users, Deadline(CUT_TIME))

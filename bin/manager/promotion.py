@@ -98,6 +98,15 @@ def candidate(
     )
 
 
+def prospects(peers: tuple[Peer, ...], record: Record, cluster: ClusterView) -> tuple[Candidate, ...]:
+    """The replicas as they will be once their appliers are through, which a failover waits for."""
+    return tuple(
+        candidate(p.name, p.state, cluster, executed=received(p.state), drained=True)
+        for p in replicas(peers, record)
+        if p.state is not None
+    )
+
+
 def carry_out(
     node: Node, lock: Lock, stack: ExitStack, plan: Plan, handing_over: Frozen | None = None
 ) -> Outcome:
@@ -194,10 +203,15 @@ def _freeze(node: Node, stack: ExitStack, plan: Plan) -> list[Frozen]:
             raise AutopilotError(f"{peer.name} answers, but could not be guarded: {error}")
         stack.push(context)
         frozen.append(Frozen(peer=peer, conn=conn, state=peer.state or read_state(conn)))
-    if node.discovery.view().record_index != plan.cluster.record_index:
-        raise TransactionRefused("the cluster record has changed since this began; looking again")
+    check_record(node, plan)
     in_parallel(lambda f: operations.stop_io(f.conn), frozen)
     return frozen
+
+
+def check_record(node: Node, plan: Plan) -> None:
+    """TransactionRefused if the record has changed since the look that this plan rests on."""
+    if node.discovery.view().record_index != plan.cluster.record_index:
+        raise TransactionRefused("the cluster record has changed since this began; looking again")
 
 
 def guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | None, str]:

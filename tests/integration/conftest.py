@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.clusters import RUNNING, diagnosis
+from sandbox.cluster import Cluster
+from sandbox.writer import Writer
+from tests.integration.clusters import RUNNING, diagnosis, writing
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,13 @@ def module_directory() -> Iterator[Path]:
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Writer]:
+    """A writer at work on the module's `cluster`."""
+    with writing(cluster) as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

@@ -36,7 +36,6 @@ from tests.integration.clusters import (
     server_pid,
     the_record,
     until,
-    writing,
 )
 
 pytestmark = [
@@ -55,12 +54,6 @@ TOLD = 7.0
 def cluster(packages: Packages) -> Iterator[Cluster]:
     env = {"DURABILITY": "semisync", "FAILOVER_HOLDOFF": f"{HOLDOFF:.0f}"}
     with running(packages, "cut-off", "198.18.208", nodes=3, namespaces=True, env=env) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: Cluster) -> Iterator[Writer]:
-    with writing(cluster) as made:
         yield made
 
 

@@ -35,7 +35,6 @@ from tests.integration.clusters import (
     the_record,
     until,
     write,
-    writing,
 )
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
@@ -44,12 +43,6 @@ pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def cluster(packages: Packages) -> Iterator[Cluster]:
     with running(packages, "operator", "127.0.75", nodes=3) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: Cluster) -> Iterator[Writer]:
-    with writing(cluster) as made:
         yield made
 
 

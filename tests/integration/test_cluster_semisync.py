@@ -23,7 +23,6 @@ from tests.integration.clusters import (
     server_pid,
     the_record,
     until,
-    writing,
 )
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
@@ -32,12 +31,6 @@ pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def cluster(packages: Packages) -> Iterator[Cluster]:
     with running(packages, "semisync", "127.0.68", nodes=3, env={"DURABILITY": "semisync"}) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: Cluster) -> Iterator[Writer]:
-    with writing(cluster) as made:
         yield made
 
 

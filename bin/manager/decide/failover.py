@@ -212,7 +212,7 @@ def at_risk(record: Record, choice: Choice, peers: tuple[Peer, ...]) -> list[str
         return []
     has = chosen.executed | choice.catch_up_from.executed if choice.catch_up_from else chosen.executed
     states = {p.name: p.state for p in peers if p.state is not None}
-    here = {state.server_uuid: state for state in states.values()}
+    here = {state.server_uuid for state in states.values()}
     lines = []
     for name, state in sorted(states.items()):
         count = (state.executed - has).count
@@ -224,10 +224,9 @@ def at_risk(record: Record, choice: Choice, peers: tuple[Peer, ...]) -> list[str
             lines.append(
                 f"{len(silent)} of {len(record.members)} members do not answer: what they alone hold"
             )
-        for member in set(record.members) & set(here):
-            semisync = here[member].semisync
-            if semisync is None or not semisync.replica_on:
-                name = next(name for name, state in states.items() if state is here[member])
+        for name, state in sorted(states.items()):
+            acknowledges = state.semisync is not None and state.semisync.replica_on
+            if state.server_uuid in record.members and not acknowledges:
                 lines.append(f"{name} has restarted and may have forgotten what it acknowledged")
     elif record.primary not in here:
         lines.append(f"{record.primary_name} does not answer: what {chosen.name} has not received from it")

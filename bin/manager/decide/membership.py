@@ -98,16 +98,13 @@ def change(
     if len(record.members) > most and len(sound) == len(record.members):
         surplus = next((m for m in record.members if m not in promotable), record.members[-1])
         return Change(Step.REMOVE, f"{_name(peers, surplus)} is one more than SYNC_MEMBERS", surplus)
-    if candidate is not None and candidate.state is not None and len(record.members) == most:
+    if candidate is not None and candidate.state is not None:
+        uuid = candidate.state.server_uuid
+        if len(record.members) < most:
+            return Change(Step.ADMIT, f"{candidate.name} is attached and near", uuid)
         # Were no member promotable, nobody could take over: one that is takes another one's place.
-        if candidate.state.server_uuid in promotable and not promotable & set(record.members):
-            return Change(
-                Step.ADMIT,
-                f"{candidate.name} may be promoted, and no member may",
-                candidate.state.server_uuid,
-            )
-    elif candidate is not None and candidate.state is not None and len(record.members) < most:
-        return Change(Step.ADMIT, f"{candidate.name} is attached and near", candidate.state.server_uuid)
+        if len(record.members) == most and uuid in promotable and not promotable & set(record.members):
+            return Change(Step.ADMIT, f"{candidate.name} may be promoted, and no member may", uuid)
     if not record.members and primary.semisync.source_on and watched.empty >= LOST:
         return Change(Step.ALONE, f"nobody could be admitted for {watched.empty:.0f} s")
     return Change(Step.NONE, f"{len(record.members)} members")

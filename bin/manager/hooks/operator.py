@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
 
 from manager import failover
 from manager.decide.failover import Watch, at_risk, choose, when
-from manager.decide.join import received
 from manager.discovery.lock import Lock
 from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp, TransactionRefused
 from manager.hooks.verdict import was_primary
 from manager.mysql import operations
 from manager.node import Node
-from manager.promotion import Outcome, candidate, replicas
+from manager.priority import prefer
+from manager.promotion import Outcome, prospects
 from manager.view import primary_instance, read_peers
 from manager.waiting import Deadline, pause, poll_until
 
@@ -59,13 +57,7 @@ def explain(node: Node, *, forced: bool) -> str:
     patient = Watch(closed=1e9, free=1e9)
     verdict, reason = when(cluster, peers, patient, lease=node.settings.lease, holdoff=0)
     lines = [f"{verdict.value}: {reason}"]
-    # A failover lets the appliers finish first.
-    candidates = tuple(
-        candidate(p.name, p.state, cluster, executed=received(p.state), drained=True)
-        for p in replicas(peers, record)
-        if p.state is not None
-    )
-    choice = choose(record, candidates, forced=forced)
+    choice = choose(record, prospects(peers, record, cluster), forced=forced)
     lines.append(f"would promote: {choice.chosen.name if choice.chosen else 'nobody'} ({choice.reason})")
     lines += [f"not {name}: {why}" for name, why in sorted(choice.rejected.items())]
     lines += [f"not {p.name}: it does not answer ({p.error})" for p in peers if p.state is None]
@@ -122,8 +114,7 @@ def _close_for_the_stop(node: Node) -> None:
 
 def _under_lock(node: Node, reason: str, work: Callable[[Lock], Outcome], seconds: float) -> Outcome:
     """Do `work` under the failover lock, waiting up to `seconds` for it; then wait for a healthy primary."""
-    with contextlib.suppress(OSError):
-        os.nice(-10)  # as the hooks of the agent: writes wait for it
+    prefer()  # as the hooks of the agent: writes wait for it
     deadline = Deadline(seconds)
     while True:
         try:

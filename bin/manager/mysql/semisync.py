@@ -7,7 +7,7 @@ then nobody could acknowledge any more (measured, facts/semisync.md 3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from manager.errors import MySQLError, ReplicationFailed, ServerUnreachable
 from manager.mysql.connection import Connection
@@ -95,17 +95,17 @@ def let_in(conn: Connection, server_uuid: str, password: str) -> None:
         conn.run("ALTER USER %s@'%%' IDENTIFIED BY %s ACCOUNT UNLOCK", (user, password))
 
 
-def cut_off(conn: Connection, users: Iterable[str], deadline: Deadline) -> None:
+def cut_off(conn: Connection, users: Mapping[str, bool], deadline: Deadline) -> None:
     """Lock accounts and kill all their connections until none is left; MySQLError if some remain.
 
-    A locked account's connections go on, and go on acknowledging, until they are killed; once they are gone
-    nothing late is counted (measured). So those of one that is locked already are killed like the others'.
+    `users` are those of `accounts`, each with whether it is locked already. A locked account's connections go on,
+    and go on acknowledging, until they are killed; once they are gone nothing late is counted (measured). So those
+    of one that is locked already are killed like the others'.
     """
     wanted = sorted(users)
-    locked = {user for user, is_locked in accounts(conn).items() if is_locked}
     with unlogged(conn):
         for user in wanted:
-            if user not in locked:
+            if not users[user]:
                 conn.run("ALTER USER IF EXISTS %s@'%%' ACCOUNT LOCK", (user,))
 
     def gone() -> bool:

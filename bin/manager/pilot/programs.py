@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from manager.discovery.discovery import Discovery
 from manager.errors import AutopilotError
+from manager.priority import prefer
 from manager.settings import Settings
 from manager.waiting import pause
 
@@ -33,12 +34,6 @@ def start_delay(last: float | None, now: float) -> float:
     if last is None or last > now:
         return 0.0
     return max(0.0, START_INTERVAL - (now - last))
-
-
-def prefer() -> None:
-    """Let a busy machine not starve this process and its children, where the system allows that."""
-    with contextlib.suppress(OSError):
-        os.nice(-10)
 
 
 def run_agent(settings: Settings, consul: Sequence[str]) -> int:
