@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         if arguments == ["mysqld"]:
             run_mysqld(settings, MANAGE, _program("mysqld", settings.mysql_bindir))
         if arguments == ["handover"]:
-            return run_handover(MANAGE)
+            return run_handover(settings, MANAGE)
         run_snapshots(settings, MANAGE)
     except AutopilotError as error:
         print(f"pilot: {error}", file=sys.stderr)

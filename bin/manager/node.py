@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from functools import cached_property
 from pathlib import Path
 
-from manager import nodefile
+from manager import nodefile, process
 from manager.discovery.discovery import Discovery
 from manager.errors import TooManyConnections
 from manager.flock import flocked
@@ -88,5 +87,4 @@ class Node:
 
     def kill_server(self) -> None:
         """SIGKILL this node's mysqld: the fence when it cannot be closed in time (SPEC 7)."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            os.kill(int(self.settings.pid_file.read_text()), signal.SIGKILL)
+        process.send(self.settings, signal.SIGKILL)

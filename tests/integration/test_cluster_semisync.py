@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from sandbox import marked
 from sandbox.cluster import Cluster
 from sandbox.packages import Packages
 from sandbox.writer import Writer
@@ -90,9 +93,30 @@ def test_switchover_to_a_node(cluster: Cluster, client: Writer, packages: Packag
     assert {node.name: server_pid(node) for node in cluster.nodes} == servers, "a mysqld was restarted"
 
 
+def test_a_primary_whose_hand_over_died_is_killed_and_not_shut_down(cluster: Cluster, client: Writer) -> None:
+    primary, _ = roles(cluster)
+    before = len(primary.logs())
+    words = ("pilot.py", "handover")
+    (hand_over,) = (
+        pid
+        for pid in marked.processes(primary.directory)
+        if [Path(word).name for word in marked.command_line(str(pid))][-2:] == list(words)
+    )
+    os.kill(hand_over, signal.SIGSTOP)
+    os.kill(int((primary.directory / "run" / "supervisord.pid").read_text()), signal.SIGTERM)
+    time.sleep(0.5)
+    os.kill(hand_over, signal.SIGKILL)
+    goes_on(client)
+    until(lambda: not primary.running, LONG, "the node does not stop")
+    assert "Shutdown complete" not in primary.logs()[before:]
+    primary.start()
+
+
 def test_a_clean_stop_hands_over_first(cluster: Cluster, client: Writer) -> None:
     primary, _ = roles(cluster)
+    before = len(primary.logs())
     primary.stop()
+    assert "Shutdown complete" in primary.logs()[before:]
     assert "is being stopped" in the_record(cluster)["history"][-1]
     assert the_record(cluster)["primary_name"] != primary.name
     goes_on(client)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from manager.flock import flocked
 from manager.pilot.consul import agent_config
-from manager.pilot.programs import START_INTERVAL, start_delay
+from manager.pilot.programs import HANDOVER_SECONDS, START_INTERVAL, STOP_SECONDS, start_delay
 from manager.pilot.supervisor import supervisor_config
 from manager.settings import Settings, load
 
@@ -114,6 +114,12 @@ def test_hand_over_comes_first_then_mysqld_and_the_agent_leaves_last(
     stopped_first = ("handover", "mysqld", "snapshots", "consul")
     priorities = [supervisor.getint(f"program:{name}", "priority") for name in stopped_first]
     assert priorities == sorted(priorities, reverse=True)
+
+
+def test_the_pilot_itself_never_ends_mysqld_cleanly(supervisor: configparser.RawConfigParser) -> None:
+    assert supervisor["program:mysqld"]["stopsignal"] == "KILL"
+    longest = supervisor.getint("program:handover", "stopwaitsecs")
+    assert HANDOVER_SECONDS + STOP_SECONDS < longest < 100  # Compose's grace period
 
 
 def test_values_are_quoted_for_supervisord(supervisor: configparser.RawConfigParser) -> None:

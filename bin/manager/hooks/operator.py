@@ -9,8 +9,7 @@ from collections.abc import Callable
 from manager import failover
 from manager.decide.failover import Watch, at_risk, choose, when
 from manager.discovery.lock import Lock
-from manager.errors import AutopilotError, LockHeld, MySQLError, NotClosed, TimeIsUp, TransactionRefused
-from manager.hooks.verdict import was_primary
+from manager.errors import AutopilotError, LockHeld, MySQLError, TimeIsUp, TransactionRefused
 from manager.mysql import operations
 from manager.node import Node
 from manager.priority import prefer
@@ -83,7 +82,7 @@ def resume_cluster(node: Node) -> int:
 def pre_stop(node: Node) -> int:
     """Before mysqld is stopped: a primary hands its role over, as far as that can be done in 20 s.
 
-    Always ends with 0: what cannot be handed over is left to the failover that follows.
+    Ends with 0 once the server is closed, or dead: what cannot be handed over is left to the failover that follows.
     """
 
     def hand_over(lock: Lock) -> Outcome:
@@ -107,9 +106,8 @@ def _close_for_the_stop(node: Node) -> None:
         with node.local(timeout=3.0) as conn:
             operations.close_server(conn)
     except MySQLError as error:
-        if isinstance(error, NotClosed) or was_primary(node):
-            LOG.warning("%s: SIGKILL instead of a clean stop", error)
-            node.kill_server()
+        LOG.warning("%s: SIGKILL instead of a clean stop", error)
+        node.kill_server()
 
 
 def _under_lock(node: Node, reason: str, work: Callable[[Lock], Outcome], seconds: float) -> Outcome:

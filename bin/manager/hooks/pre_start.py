@@ -3,14 +3,13 @@ database: the one that is there, a restored snapshot, or an empty one (SPEC 3)."
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pwd
 from dataclasses import replace
 from pathlib import Path
 
-from manager import nodefile
+from manager import nodefile, process
 from manager.comeback import rebuild, trim
 from manager.discovery.cluster import ClusterView
 from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
@@ -55,12 +54,9 @@ def _trim(node: Node) -> None:
 
 
 def _refuse_if_running(node: Node) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(node.settings.pid_file.read_text())
-        name, _, state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-        # One that has ended stays in the process table as a zombie until its parent has looked.
-        if name.endswith("(mysqld") and state.split()[0] not in ("Z", "X"):
-            raise AutopilotError(f"mysqld is running (pid {pid}): pre_start is for before its start")
+    pid = process.pid(node.settings)
+    if pid is not None:
+        raise AutopilotError(f"mysqld is running (pid {pid}): pre_start is for before its start")
 
 
 def _free_the_key(node: Node) -> None:

@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import time
-from pathlib import Path
 
+from manager import process
 from manager.errors import ConsulError, MySQLError
 from manager.hooks.verdict import was_primary
 from manager.mysql import operations
@@ -34,7 +34,7 @@ def over(node: Node) -> None:
 def goes_on(node: Node) -> None:
     """The server has not answered again: do what a sick primary needs."""
     runs, since = _count(node)
-    if runs < CLOSE_AFTER or not was_primary(node) or not _alive(node):
+    if runs < CLOSE_AFTER or not was_primary(node) or process.pid(node.settings) is None:
         return
     try:
         node.discovery.destroy_session()
@@ -66,11 +66,3 @@ def _count(node: Node) -> tuple[int, float]:
     temporary.write_text(json.dumps({"runs": runs + 1, "since": since}))
     os.replace(temporary, path)
     return runs + 1, since
-
-
-def _alive(node: Node) -> bool:
-    try:
-        pid = int(node.settings.pid_file.read_text())
-        return Path(f"/proc/{pid}/comm").read_text().strip() == "mysqld"
-    except (OSError, ValueError):
-        return False

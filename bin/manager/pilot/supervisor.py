@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from manager.pilot.programs import HANDOVER_SECONDS, STOP_SECONDS
 from manager.settings import Settings
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "etc" / "supervisord.conf.tmpl"
-# A clean stop flushes the buffer pool; before it the role may be handed over. Compose's grace period is longer.
-STOP_SECONDS = 50
-HANDOVER_SECONDS = 40
 
 
 def supervisor_config(
@@ -29,8 +27,7 @@ def supervisor_config(
         # Said explicitly, because supervisord warns about root otherwise.
         "user": "user = root" if os.geteuid() == 0 else "",
         "run_dir": str(settings.run_dir),
-        "stop_seconds": str(STOP_SECONDS),
-        "handover_seconds": str(HANDOVER_SECONDS),
+        "stop_seconds": str(HANDOVER_SECONDS + STOP_SECONDS + 5),
         "handover": shlex.join(handover),
         "consul": shlex.join(consul),
         "mysqld": shlex.join(mysqld),
