@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-busy
+.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-return bench-busy
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -60,6 +60,10 @@ bench-failover:
 # Eight writers on one node alone, async, and semisync with two replicas, into bench/results.
 bench-throughput:
 	@$(VENV) -m bench.throughput --runs "$(RUNS)"
+
+# The primary's mysqld killed under eight writers: when it is a replica again, and by which way, into bench/results.
+bench-return:
+	@$(VENV) -m bench.returns --runs "$(RUNS)"
 
 # A primary while all cores have other work (MINUTES=30), and then with all its connections taken.
 bench-busy:
