@@ -29,6 +29,8 @@ STATE_FILE = "cluster.json"
 LOOPBACK = "127.0.33"
 NAMESPACES = "198.18.33"
 DATABASE = "app"
+PILOTS = ("consul", "containerpilot")
+DRIVER = ROOT / "tests" / "containerpilot" / "containerpilot"
 
 
 def default_directory() -> Path:
@@ -51,12 +53,14 @@ class Cluster:
         namespaces: bool = False,
         disk_mb: int | None = None,
         code: Path = ROOT,
+        pilot: str | None = None,
     ) -> None:
         """`env` is added to every node's environment; `beside` lends its Consul and S3 servers.
 
         With `namespaces` (root only) every node, Consul and S3 is a host of its own, on a subnet out of
         198.18.0.0/15. With `disk_mb` (root only) each node's data is on a small disk of its own. `code` is the
-        tree whose hooks the nodes run.
+        tree whose hooks the nodes run. `pilot` is `consul` or `containerpilot`, by default what $PILOT says; the
+        program is $CONTAINERPILOT, or the tests' driver, which does what ContainerPilot does.
         """
         if namespaces and beside:
             raise SandboxError("a cluster in namespaces has Consul and S3 servers of its own")
@@ -72,8 +76,13 @@ class Cluster:
             "servers": beside.servers if beside else subnet,
             "env": dict(env or {}),
             "secrets": beside.secrets if beside else _new_secrets(),
+            "pilot": pilot or os.environ.get("PILOT") or "consul",
+            "pilots": {},
+            "containerpilot": os.environ.get("CONTAINERPILOT") or str(DRIVER),
             "nodes": [],
         }
+        if self._state["pilot"] not in PILOTS:
+            raise SandboxError(f"PILOT: must be {' or '.join(PILOTS)}, not {self._state['pilot']!r}")
 
     @classmethod
     def open(cls, directory: Path) -> Cluster:
@@ -148,7 +157,13 @@ class Cluster:
             enter=self._enter(name),
             disk_mb=self._state.get("disk_mb"),
             code=Path(self._state["code"]),
+            containerpilot=self._containerpilot(name),
         )
+
+    def _containerpilot(self, name: str) -> Path | None:
+        """The program that runs a node's hooks, where its pilot is ContainerPilot."""
+        pilot = self._state["pilots"].get(name, self._state["pilot"])
+        return Path(self._state["containerpilot"]).absolute() if pilot == "containerpilot" else None
 
     @property
     def env(self) -> dict[str, str]:
@@ -233,11 +248,13 @@ class Cluster:
         if not wait_for(lambda: servers.s3_ready(self.s3_address, (BUCKET,)), 60.0):
             raise SandboxError(f"the S3 server did not start; see {self.directory / 's3' / 's3.log'}")
 
-    def add_node(self) -> Node:
-        """Add the next node and start it; does not wait for it."""
+    def add_node(self, *, pilot: str | None = None) -> Node:
+        """Add the next node and start it; does not wait for it. `pilot`: another one than the cluster's."""
         self._state["last"] = self._state.get("last", 0) + 1
         name = f"node-{self._state['last']}"
         self._state["nodes"].append(name)
+        if pilot is not None:
+            self._state["pilots"][name] = pilot
         self._save()
         node = self.node(name)
         if self.network is not None:

@@ -36,6 +36,8 @@ class Node:
     disk_mb: int | None = None
     # The tree whose `bin` and `etc` it runs.
     code: Path = ROOT
+    # The program `containerpilot` where that is its pilot; None for the Consul agent.
+    containerpilot: Path | None = None
 
     @property
     def disk(self) -> Path:
@@ -45,8 +47,11 @@ class Node:
     @property
     def env(self) -> dict[str, str]:
         """The environment of this node's pilot and hooks."""
+        path = f"{self.directory / 'bin'}:{self.shared_env['PATH']}"
         return {
             **self.shared_env,
+            "PATH": path,
+            "PILOT": "consul" if self.containerpilot is None else "containerpilot",
             "NODE_NAME": self.name,
             "NODE_ADDRESS": self.address,
             "CONSUL_AGENT": "1",
@@ -81,11 +86,28 @@ class Node:
         if self.running:
             raise SandboxError(f"{self.name} is running already")
         self._prepare()
-        command = [*self.enter, str(self.packages.python), str(self.code / "bin" / "pilot.py")]
+        command = [
+            *self.enter,
+            *self._named(),
+            str(self.packages.python),
+            str(self.code / "bin" / "pilot.py"),
+        ]
         marked.start_marked(self.directory, command, env=self.env, log=self.log)
+
+    def _named(self) -> list[str]:
+        """What gives the node a host name of its own: ContainerPilot names it by that."""
+        if self.containerpilot is None:
+            return []
+        rights = [] if os.getuid() == 0 else ["--map-current-user", "--keep-caps"]
+        return ["unshare", "--uts", *rights, "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
 
     def _prepare(self) -> None:
         """Make the directories, and tell mysqld where its own files are in the cache."""
+        if self.containerpilot is not None:
+            (self.directory / "bin").mkdir(parents=True, exist_ok=True)
+            program = self.directory / "bin" / "containerpilot"
+            program.unlink(missing_ok=True)
+            program.symlink_to(self.containerpilot)
         if self.disk_mb is not None:
             disks.mount(self.disk, self.disk_mb)
         (self.directory / "conf.d").mkdir(parents=True, exist_ok=True)
@@ -110,10 +132,10 @@ class Node:
         marked.thaw(self.directory)
 
     def stop(self, seconds: float = 75.0) -> None:
-        """SIGTERM to its supervisord, as `docker stop` does; what is left after `seconds` is killed."""
+        """SIGTERM to its pilot, as `docker stop` does; what is left after `seconds` is killed."""
         self.thaw()
         with contextlib.suppress(FileNotFoundError, ValueError):
-            pid = int((self.directory / "run" / "supervisord.pid").read_text())
+            pid = int((self.directory / "run" / "pilot.pid").read_text())
             if pid in marked.processes(self.directory):
                 os.kill(pid, signal.SIGTERM)
                 wait_for(lambda: pid not in marked.processes(self.directory), seconds)

@@ -14,6 +14,7 @@ from manager.errors import TooManyConnections
 from manager.flock import flocked
 from manager.mysql import config, connection
 from manager.mysql.connection import Connection
+from manager.pilot import open_pilot
 from manager.settings import Settings
 from manager.storage import Store, open_store
 
@@ -31,6 +32,7 @@ class Node:
         self.address = settings.node_address
         self.port = settings.mysql_port
         self.discovery = Discovery(settings, timeout=timeout)
+        self.pilot = open_pilot(settings, timeout=timeout)
 
     @cached_property
     def store(self) -> Store:

@@ -146,7 +146,7 @@ def carry_out(
     if chosen.peer.name == node.name:
         # Here this runner is in its witness's place.
         with contextlib.suppress(ConsulError):
-            node.discovery.advertise("primary", passing=True, note=f"promoted at epoch {promoted.epoch}")
+            node.pilot.advertise("primary", passing=True, note=f"promoted at epoch {promoted.epoch}")
     others = _sound(chosen, [f for f in frozen if f is not chosen])
     # The one that hands over comes last: it takes up to a second to switch semi-sync off (measured).
     last = _sound(chosen, [handing_over] if handing_over is not None else [])

@@ -66,10 +66,8 @@ def describe(cluster: ClusterView, peers: Sequence[Peer], *, now: float, holdoff
 
 def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict[str, Any]:
     state, record = peer.state, cluster.record
-    services: dict[str, Instance] = {
-        i.service: i for i in cluster.of("primary") + cluster.of("replica") if i.name == peer.name
-    }
-    role = next((name for name in ("primary", "replica") if name in services), "unassigned")
+    shown = _shown(cluster, peer.name)
+    role = shown.service if shown is not None else "unassigned"
     source = state.replication if state else None
     errant = (state.executed - primary.executed) if state and primary else GtidSet.parse("")
     is_primary = record is not None and state is not None and state.server_uuid == record.primary
@@ -77,8 +75,8 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
         "node": f"mysql-{peer.name}",
         "role": role,
         "address": f"{peer.address}:{peer.port}",
-        "healthy": role != "unassigned" and services[role].passing,
-        "note": services[role].note if role in services else _last_word(cluster, peer.name),
+        "healthy": shown is not None and shown.passing,
+        "note": shown.note if shown is not None else _last_word(cluster, peer.name),
         "answers": state is not None,
         "error": peer.error,
         "server_uuid": state.server_uuid if state else None,
@@ -91,6 +89,12 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
         "errant": 0 if is_primary else errant.count,
         "errant_gtids": "" if is_primary else str(errant),
     }
+
+
+def _shown(cluster: ClusterView, name: str) -> Instance | None:
+    """How a node shows itself; where what it was once still stands beside it, failing, what passes counts."""
+    found = [i for i in cluster.of("primary") + cluster.of("replica") if i.name == name]
+    return next((i for i in found if i.passing), found[-1] if found else None)
 
 
 def _last_word(cluster: ClusterView, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from manager import settings as settings_module
 from manager.discovery.client import Client
 from manager.discovery.discovery import Discovery
+from manager.pilot import Pilot, open_pilot
 from manager.settings import Settings
 from sandbox import servers
 from sandbox.packages import Packages
@@ -56,6 +57,11 @@ class Node:
 
     settings: Settings
     discovery: Discovery
+
+    @property
+    def pilot(self) -> Pilot:
+        """What its hooks ask of its pilot."""
+        return open_pilot(self.settings)
 
     @property
     def client(self) -> Client:

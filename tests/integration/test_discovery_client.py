@@ -16,6 +16,7 @@ from manager.discovery.client import Client, Operation
 from manager.discovery.discovery import Discovery
 from manager.discovery.record import Record
 from manager.errors import ConsulDenied, ConsulError, ConsulUnavailable, TransactionRefused
+from manager.pilot import open_pilot
 from sandbox import servers
 from sandbox.packages import Packages
 from tests.integration.consul_nodes import make_node, make_settings, new_service, request
@@ -49,13 +50,14 @@ def discovery_at(address: str, run_dir: Path, *, timeout: float = 2.0, **environ
 
 def test_a_refused_connection_is_unavailable_and_no_library_exception(tmp_path: Path) -> None:
     discovery = discovery_at("127.0.42.31", tmp_path)
+    pilot = open_pilot(make_settings("mysql", tmp_path, node="node-1", address="127.0.42.31"))
     calls = (
         discovery.view,
         discovery.ensure_session,
         discovery.destroy_session,
-        discovery.withdraw,
+        pilot.withdraw,
         lambda: discovery.found(record(), GOOD),
-        lambda: discovery.advertise("primary", passing=True, note=""),
+        lambda: pilot.advertise("primary", passing=True, note=""),
         lambda: discovery.failover_lock("x").__enter__(),
     )
     with within(5.0):
@@ -101,8 +103,8 @@ def test_an_agent_without_a_server_is_unavailable(packages: Packages, tmp_path: 
         with within(10.0), pytest.raises(ConsulUnavailable):
             node.discovery.view()
         # What is the agent's own still works: a role can be withdrawn although Consul is away.
-        node.discovery.advertise("replica", passing=False, note="")
-        node.discovery.withdraw()
+        node.pilot.advertise("replica", passing=False, note="")
+        node.pilot.withdraw()
 
 
 def test_something_else_at_the_address_is_no_consul(
@@ -182,7 +184,7 @@ def test_the_documented_rules_are_enough(guarded: str, tmp_path: Path) -> None:
     node = make_node("mysql", tmp_path, node="node-1", address=guarded, CONSUL_HTTP_TOKEN=GOOD)
     session = node.discovery.ensure_session()
     index = node.discovery.found(record(), session)
-    node.discovery.advertise("primary", passing=True, note="")
+    node.pilot.advertise("primary", passing=True, note="")
     node.discovery.update(record().opened(), index, session)
     with node.discovery.failover_lock("x") as lock:
         lock.step("y")
@@ -196,14 +198,14 @@ def test_what_a_rule_hides_is_denied_and_not_absent(
     guarded: str, tmp_path: Path, environ: dict[str, str]
 ) -> None:
     settings = make_settings("mysql", tmp_path, node="node-1", address=guarded, **environ)
-    discovery, client = Discovery(settings), Client(settings)
+    discovery, pilot, client = Discovery(settings), open_pilot(settings), Client(settings)
     calls = (
         discovery.view,
         discovery.ensure_session,
         lambda: discovery.found(record(), GOOD),
         lambda: discovery.touch(record(), 0),
         lambda: discovery.failover_lock("x").__enter__(),
-        lambda: discovery.advertise("primary", passing=True, note=""),
+        lambda: pilot.advertise("primary", passing=True, note=""),
         lambda: client.service("mysql-primary"),
     )
     for call in calls:
@@ -265,7 +267,7 @@ def test_many_services_do_not_mix(start_consul: StartConsul, tmp_path: Path) -> 
         f"{ours.settings.service_name}-b", tmp_path / "2", node="node-1", address=consul.address
     )
     theirs.discovery.found(record(), theirs.discovery.ensure_session())
-    theirs.discovery.advertise("primary", passing=True, note="")
+    theirs.pilot.advertise("primary", passing=True, note="")
     seen = ours.discovery.view()
     assert (seen.record, seen.lock_session, dict(seen.sessions)) == (None, None, {})
     assert [one.service for one in seen.instances] in ([], ["node"])

@@ -97,7 +97,7 @@ def test_a_failing_check_of_the_machine_hides_nothing(nodes: tuple[Node, Node]) 
     """With `passing` Consul leaves such a node's services out; the view shows them as not passing."""
     one, two = nodes
     address = one.settings.node_address
-    one.discovery.advertise("primary", passing=True, note="")
+    one.pilot.advertise("primary", passing=True, note="")
     assert wait_for(lambda: len(two.discovery.view().of("primary")) == 1, 10.0)
     request(address, "PUT", "agent/check/register", {"ID": "disk", "Name": "disk", "TTL": "600s"})
     try:
@@ -272,23 +272,23 @@ def test_a_role_is_advertised_and_replaces_the_other(nodes: tuple[Node, Node]) -
     def becomes(*wanted: Instance) -> bool:
         return wait_for(lambda: roles() == wanted, 10.0)
 
-    one.discovery.advertise("replica", passing=False, note="not yet")
+    one.pilot.advertise("replica", passing=False, note="not yet")
     assert becomes(Instance(service="replica", passing=False, **here))
-    one.discovery.advertise("replica", passing=True, note="follows")
+    one.pilot.advertise("replica", passing=True, note="follows")
     assert becomes(Instance(service="replica", passing=True, **here))
-    one.discovery.advertise("primary", passing=True, note="promoted")
+    one.pilot.advertise("primary", passing=True, note="promoted")
     assert becomes(Instance(service="primary", passing=True, **here))
     # The note travels with a change of state, else within the agent's check_update_interval.
-    one.discovery.advertise("primary", passing=False, note="stopping")
+    one.pilot.advertise("primary", passing=False, note="stopping")
     assert wait_for(lambda: [i.note for i in two.discovery.view().of("primary")] == ["stopping"], 10.0)
-    one.discovery.withdraw()
-    one.discovery.withdraw()
+    one.pilot.withdraw()
+    one.pilot.withdraw()
     assert becomes()
 
 
 def test_a_role_moves_with_the_nodes_address(nodes: tuple[Node, Node], tmp_path: Path) -> None:
     one, two = nodes
-    one.discovery.advertise("primary", passing=True, note="")
+    one.pilot.advertise("primary", passing=True, note="")
     moved = make_node(
         one.settings.service_name,
         tmp_path / "moved",
@@ -296,15 +296,15 @@ def test_a_role_moves_with_the_nodes_address(nodes: tuple[Node, Node], tmp_path:
         address=one.settings.node_address,
         MYSQL_PORT="3307",
     )
-    moved.discovery.advertise("primary", passing=True, note="")
+    moved.pilot.advertise("primary", passing=True, note="")
     assert wait_for(lambda: [i.port for i in two.discovery.view().of("primary")] == [3307], 10.0)
 
 
 def test_a_role_change_keeps_the_session(founded: tuple[Node, Node, Record, int]) -> None:
     one = founded[0]
-    one.discovery.advertise("replica", passing=False, note="")
-    one.discovery.advertise("primary", passing=True, note="")
-    one.discovery.withdraw()
+    one.pilot.advertise("replica", passing=False, note="")
+    one.pilot.advertise("primary", passing=True, note="")
+    one.pilot.withdraw()
     one.discovery.renew_session()
 
 

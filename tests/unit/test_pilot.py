@@ -54,7 +54,7 @@ def test_the_node_service_and_its_check_have_the_names_that_the_session_is_bound
 
 
 def test_a_change_of_the_healthy_primaries_and_a_failover_run_on_change() -> None:
-    primaries, failovers = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
+    failovers, primaries = agent_config(settings(SERVICE_NAME="shop"), MANAGE)["watches"]
     assert (primaries["service"], primaries["passingonly"]) == ("shop-primary", True)
     assert failovers["key"] == settings(SERVICE_NAME="shop").failover_lock_key
     assert primaries["args"][-3:] == [*MANAGE, "on_change"]
@@ -62,7 +62,7 @@ def test_a_change_of_the_healthy_primaries_and_a_failover_run_on_change() -> Non
 
 
 def test_on_change_is_not_even_started_while_a_witness_is_there(tmp_path: Path) -> None:
-    primaries, _ = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
+    _, primaries = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
 
     def started() -> str:
         return subprocess.run(primaries["args"], stdout=subprocess.PIPE, text=True).stdout
@@ -76,7 +76,7 @@ def test_on_change_is_not_even_started_while_a_witness_is_there(tmp_path: Path) 
 def test_without_the_program_flock_on_change_is_started_anyway(tmp_path: Path) -> None:
     (tmp_path / "echo").symlink_to("/bin/echo")
     (tmp_path / "sh").symlink_to("/bin/sh")
-    primaries, _ = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
+    _, primaries = agent_config(settings(RUN_DIR=str(tmp_path)), ["echo", "started"])["watches"]
     with flocked(tmp_path / "witness.lock", wait=0.0, busy="taken"):
         done = subprocess.run(
             primaries["args"], env={"PATH": str(tmp_path)}, stdout=subprocess.PIPE, text=True
@@ -98,10 +98,10 @@ def test_the_agent_gets_the_token() -> None:
 def supervisor() -> configparser.RawConfigParser:
     text = supervisor_config(
         settings(RUN_DIR="/run/a node 100%"),
-        consul=["/bin/consul", "agent"],
-        mysqld=["/venv/bin/python", "/opt/with space/pilot.py", "mysqld"],
-        snapshots=["/venv/bin/python", "/opt/pilot.py", "snapshots"],
-        handover=["/venv/bin/python", "/opt/pilot.py", "handover"],
+        {
+            name: ["/venv/bin/python", "/opt/with space/pilot.py", name]
+            for name in ("agent", "mysqld", "snapshots", "handover", "metrics")
+        },
     )
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     parser.read_string(text)
@@ -134,10 +134,7 @@ def test_no_placeholder_is_left(supervisor: configparser.RawConfigParser) -> Non
 def test_the_configuration_holds_no_secret() -> None:
     text = supervisor_config(
         settings(MYSQL_USER="app", MYSQL_PASSWORD="s3cret-text", CONSUL_HTTP_TOKEN="t0ken-of-mine"),
-        consul=["consul"],
-        mysqld=["mysqld"],
-        snapshots=["snapshots"],
-        handover=["handover"],
+        {name: [name] for name in ("agent", "mysqld", "snapshots", "handover", "metrics")},
     )
     assert "s3cret-text" not in text
     assert "t0ken-of-mine" not in text

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from manager import setting_values as values
 from manager import settings
 from manager.errors import AutopilotError, ConfigError
-from manager.settings import VARIABLES, Secret, Settings
+from manager.settings import Secret, Settings
+from manager.variables import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = {"NODE_NAME": "node-1", "NODE_ADDRESS": "127.0.42.11"}
@@ -281,7 +282,7 @@ def test_hooks_talk_to_the_own_agent_without_tls() -> None:
         ("MYSQL_DATABASE", "d" * 65, "at most 64"),
         ("DURABILITY", "sync", "must be async"),
         ("FAILOVER_ENGINE", "mysqlrpladmin", "not implemented yet; use native"),
-        ("PILOT", "containerpilot", "not supported yet; use consul"),
+        ("PILOT", "supervisord", "must be containerpilot or consul"),
         ("SNAPSHOT_NODE", "any", "must be primary or replica"),
         ("CONSUL_CACERT", "/does/not/exist.pem", "there is no file"),
         ("LEASE", "1", "from 5 to 3600"),

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from manager.discovery.client import Key
 from manager.discovery.record import Record, SnapshotRecord
@@ -14,6 +14,7 @@ from manager.errors import RecordError
 from manager.settings import Settings
 
 Service = Literal["primary", "replica", "node"]
+SERVICES: tuple[Service, ...] = get_args(Service)
 _log = logging.getLogger(__name__)
 
 
@@ -98,6 +99,21 @@ class ClusterView:
 def session_name(settings: Settings, node_name: str) -> str:
     """The name of a node's session; it has the service's in it, since clusters may share node names."""
     return f"{settings.session_name}/{settings.service_name}/{node_name}"
+
+
+def service_name(settings: Settings, service: Service) -> str:
+    """Return the name under which Consul has this service of the cluster."""
+    names = {
+        "primary": settings.primary_service,
+        "replica": settings.replica_service,
+        "node": settings.node_service,
+    }
+    return names[service]
+
+
+def service_id(settings: Settings, service: Service) -> str:
+    """Return the id of this node's registration in a service: ContainerPilot makes the same."""
+    return f"{service_name(settings, service)}-{settings.node_name}"
 
 
 def node_sessions(settings: Settings, sessions: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the hooks ask of Consul and tell it: the view, the session, the record's transactions, the services.
+"""What the hooks ask of Consul and tell it: the view, the session, the record's transactions, the locks.
 
 Every call is bounded by the timeout given at construction. ConsulUnavailable means that nothing is known:
 not that something is absent, and, after a change, not that it was refused.
@@ -7,18 +7,24 @@ not that something is absent, and, after a change, not that it was refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from manager.discovery.client import Client, Operation
-from manager.discovery.cluster import ClusterView, Instance, Service, instances, make_view
+from manager.discovery.cluster import (
+    SERVICES,
+    ClusterView,
+    Instance,
+    Service,
+    instances,
+    make_view,
+    service_name,
+)
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record, SnapshotRecord
 from manager.discovery.session import NodeSession
 from manager.errors import LockLost, TransactionRefused
 from manager.settings import Settings
-
-ROLE_TTL = 10  # seconds after which a role that health no longer confirms turns critical
 
 
 class Discovery:
@@ -29,11 +35,6 @@ class Discovery:
         self._timeout = timeout
         self._client = Client(settings, timeout=timeout)
         self._session = NodeSession(settings, self._client, wait=timeout)
-        self._services: dict[Service, str] = {
-            "primary": settings.primary_service,
-            "replica": settings.replica_service,
-            "node": settings.node_service,
-        }
 
     # --- Reading --------------------------------------------------------------------------------
 
@@ -57,7 +58,7 @@ class Discovery:
             if name not in keys:
                 self._client.check_readable(name)
         sessions = self._client.sessions()
-        found = [one for service in self._services for one in self._instances(service)]
+        found = [one for service in SERVICES for one in self._instances(service)]
         return make_view(settings, keys, sessions, found)
 
     def lock_sessions(self) -> tuple[str | None, str | None]:
@@ -68,7 +69,7 @@ class Discovery:
         return primary, failover
 
     def _instances(self, service: Service) -> tuple[Instance, ...]:
-        name = self._services[service]
+        name = service_name(self._settings, service)
         return instances(service, name, self._client.service(name))
 
     # --- This node's session --------------------------------------------------------------------
@@ -180,60 +181,3 @@ class Discovery:
             )
         except TransactionRefused:
             raise LockLost(f"the snapshot lock is lost; {record.id} is not recorded") from None
-
-    # --- Advertising ----------------------------------------------------------------------------
-
-    def advertise(self, role: Literal["primary", "replica"], *, passing: bool, note: str) -> None:
-        """Make the agent show this node in `role` and no other, passing or not, for ROLE_TTL seconds."""
-        settings, identity = self._settings, self._identity(role)
-        known = self._client.own_services()
-        self._deregister(known, "replica" if role == "primary" else "primary")
-        shown = known.get(identity)
-        here = (settings.node_address, settings.mysql_port)
-        if shown is None or (shown["Address"], shown["Port"]) != here:
-            self._client.register(
-                name=self._services[role],
-                service_id=identity,
-                address=settings.node_address,
-                port=settings.mysql_port,
-                ttl=ROLE_TTL,
-                passing=passing,
-            )
-        self._client.report(identity, passing=passing, note=note)
-
-    def keep_advertised(self) -> None:
-        """Keep what the agent shows passing of this node as it is, for another ROLE_TTL seconds.
-
-        For a node whose Consul server does not answer: an agent that has a change to tell it, a check that ran out
-        or said something else, runs no more checks until it gives up, after more than 20 s (measured, 1.8).
-        """
-        checks = self._client.own_checks()
-        for role in ("primary", "replica"):
-            identity = self._identity(role)
-            check = checks.get(f"service:{identity}")
-            if check is not None and check["Status"] == "passing":
-                self._client.report(identity, passing=True, note=check["Output"])
-
-    def take_place_of(self, others: Iterable[Instance]) -> None:
-        """Remove what other nodes advertise as the primary although this node is.
-
-        One that is cut off from Consul cannot take it back, nor can its agent tell that it ran out.
-        """
-        for other in others:
-            self._client.deregister_elsewhere(*other.entry)
-
-    def withdraw(self) -> None:
-        """Show this node in no role."""
-        self._deregister(self._client.own_services(), "primary", "replica")
-
-    def leave(self) -> None:
-        """Take all of this node's services out, and with them the check that runs its hooks."""
-        self._deregister(self._client.own_services(), "node", "primary", "replica")
-
-    def _deregister(self, known: Collection[str], *roles: Service) -> None:
-        for role in roles:
-            if self._identity(role) in known:
-                self._client.deregister(self._identity(role))
-
-    def _identity(self, service: Service) -> str:
-        return f"{self._services[service]}-{self._settings.node_name}"

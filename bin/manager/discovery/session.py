@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from manager.discovery.client import Client
-from manager.discovery.cluster import session_name
+from manager.discovery.cluster import service_id, session_name
 from manager.errors import SessionInvalid
 from manager.flock import flocked
 from manager.settings import Settings
@@ -26,7 +26,7 @@ class NodeSession:
     def __init__(self, settings: Settings, client: Client, *, wait: float = 2.0) -> None:
         self._client = client
         self._name = session_name(settings, settings.node_name)
-        self._checks = ("serfHealth", f"service:{settings.node_service}-{settings.node_name}")
+        self._checks = ("serfHealth", f"service:{service_id(settings, 'node')}")
         self._file = settings.run_dir / "session"
         self._wait = wait
 

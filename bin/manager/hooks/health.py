@@ -1,7 +1,6 @@
 """`health`: look, decide, act, until there is nothing left to do in this run; then say how this node is.
 
-One run does all the work; `--as node` answers for the `-node` service (the server answers, whatever its
-role), `--as primary` and `--as replica` repeat the last run's verdict for pilots with two advertisements.
+One run does all the work; `--as node` answers for the `-node` service: the server answers, whatever its role.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from manager.errors import (
     TransactionRefused,
     Unhealthy,
 )
-from manager.hooks import known, members, silence
+from manager.hooks import known, last, members, silence
 from manager.hooks.steps import STEPS, Work, enable_events
-from manager.hooks.verdict import Verdict, advertise, judge, repeat, start_on_change, start_rescue, write
+from manager.hooks.verdict import Verdict, advertise, gauges, judge, start_on_change, start_rescue
 from manager.mysql import operations
 from manager.mysql.connection import Connection
 from manager.mysql.guard import guard
@@ -42,8 +41,6 @@ STEP_TIME = 3.0
 
 def run(node: Node, ask: str | None) -> int:
     """Return the exit code (SPEC 3): 0 healthy, 1 trying again may help, 2 certainly not healthy."""
-    if ask in ("primary", "replica"):
-        return repeat(node, ask)
     try:
         with node.alone("health", wait=1.5), node.local() as conn:
             verdict, work = check(node, conn)
@@ -73,8 +70,9 @@ def _answers(node: Node, error: Exception) -> int:
     try:
         with node.local() as conn:
             conn.value("SELECT 1")
-    except MySQLError as silence:
-        raise Unhealthy(str(silence)) from None
+    except MySQLError as silent:
+        raise Unhealthy(str(silent)) from None
+    silence.is_alive(node)
     LOG.warning("the server answers, but: %s", error)
     return 0
 
@@ -89,7 +87,8 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
         return Verdict("unassigned", False, "pre_start has not prepared this data directory"), None
     decision, view = _settle(node, conn, file)
     verdict = judge(decision, view)
-    write(node, verdict)
+    last.keep(node.settings.run_dir, role=verdict.role, healthy=verdict.healthy, reason=verdict.reason)
+    node.pilot.put(gauges(view, verdict, time.time()))
     if view.cluster is not None:
         advertise(node, view, verdict)
         if decision.failover and view.cluster.failover_session is None:
@@ -98,7 +97,7 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
             start_rescue(node)
     elif verdict.healthy and (decision.confirmed or verdict.role == "replica"):
         with contextlib.suppress(ConsulError):
-            node.discovery.keep_advertised()
+            node.pilot.keep_advertised()
     serves = decision.action is Action.SERVE and view.cluster is not None and view.session is not None
     return verdict, Work(node=node, conn=conn, view=view, decision=decision) if serves else None
 

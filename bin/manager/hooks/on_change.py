@@ -19,7 +19,7 @@ from manager.errors import (
     MySQLError,
     TransactionRefused,
 )
-from manager.hooks import health
+from manager.hooks import health, last
 from manager.node import Node
 from manager.view import primary_instance
 from manager.waiting import Deadline, pause, poll_until
@@ -83,6 +83,7 @@ def _fail_over(node: Node) -> int:
             LOG.warning("no failover: %s", outcome.reason)
             return 1
         LOG.info("failover to %s: %s", outcome.promoted, outcome.reason)
+        node.pilot.put({"failovers_total": 1})
         _check_own_health(node)
         lock.step(f"waiting for {outcome.promoted} to be healthy in Consul")
         if not poll_until(lambda: _there_is_a_primary(node), Deadline(WAIT_FOR_HEALTH), interval=0.1):
@@ -122,7 +123,9 @@ def _wait_for_winner(node: Node, begun: ClusterView) -> None:
         _wait_until_open(node)
         _check_own_health(node)
     elif holder is not None and old is not None and old.name == node.name:
-        node.discovery.advertise("replica", passing=False, note=f"the role went to {holder.name}")
+        reason = f"the role went to {holder.name}"
+        last.keep(node.settings.run_dir, role="replica", healthy=False, reason=reason)
+        node.pilot.advertise("replica", passing=False, note=reason)
     poll_until(lambda: sessions()[1] is None, deadline, interval=0.2)
     if not promoted:
         _check_own_health(node)

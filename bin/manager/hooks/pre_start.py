@@ -13,6 +13,7 @@ from manager import nodefile, process
 from manager.comeback import rebuild, trim
 from manager.discovery.cluster import ClusterView
 from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
+from manager.hooks import last, silence
 from manager.mysql import config, initialise
 from manager.node import Node
 from manager.nodefile import NodeFile
@@ -32,6 +33,7 @@ def run(node: Node) -> int:
     with node.alone("pre_start"):
         _refuse_if_running(node)
         node.starts()
+        last.forget(settings.run_dir)
         _free_the_key(node)
         for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):
             name.unlink(missing_ok=True)
@@ -63,11 +65,12 @@ def _free_the_key(node: Node) -> None:
     """A dead mysqld frees PRIMARY_KEY at once: destroy the session, and let the role's check fail."""
     try:
         node.discovery.destroy_session()
+        silence.is_down(node)
         file = node.file()
         if file is not None and file.ready:
-            node.discovery.advertise("replica", passing=False, note="mysqld is about to start")
+            node.pilot.advertise("replica", passing=False, note="mysqld is about to start")
         else:
-            node.discovery.withdraw()
+            node.pilot.withdraw()
     except ConsulError as error:
         LOG.warning("could not free this node's session: %s", error)
 

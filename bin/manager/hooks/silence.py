@@ -8,14 +8,15 @@ the rules for a restart.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import time
 
-from manager import process
+from manager import metrics, process
 from manager.errors import ConsulError, MySQLError
-from manager.hooks.verdict import was_primary
+from manager.hooks import last
 from manager.mysql import operations
 from manager.node import Node
 
@@ -27,14 +28,33 @@ KILL_AFTER = 5.0
 
 
 def over(node: Node) -> None:
-    """The server has answered."""
+    """The server has answered all that health asked."""
     (node.settings.run_dir / FILE).unlink(missing_ok=True)
+    is_alive(node)
+
+
+def is_alive(node: Node) -> None:
+    """Tell the pilot that the server answers, whatever else is wrong."""
+    last.answered(node.settings.run_dir, yes=True)
+    with contextlib.suppress(ConsulError):
+        node.pilot.answers(yes=True)
+
+
+def is_down(node: Node) -> None:
+    """Tell the pilot, and whoever looks at the metrics, that the server does not answer."""
+    last.answered(node.settings.run_dir, yes=False)
+    node.pilot.put(metrics.DOWN)
+    with contextlib.suppress(ConsulError):
+        node.pilot.answers(yes=False)
 
 
 def goes_on(node: Node) -> None:
     """The server has not answered again: do what a sick primary needs."""
     runs, since = _count(node)
-    if runs < CLOSE_AFTER or not was_primary(node) or process.pid(node.settings) is None:
+    if runs < CLOSE_AFTER:
+        return
+    is_down(node)
+    if not last.was_primary(node.settings.run_dir) or process.pid(node.settings) is None:
         return
     try:
         node.discovery.destroy_session()

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 
 from manager.decide.health import Action, Decision
-from manager.errors import Busy, Unhealthy
+from manager.errors import Busy
 from manager.node import Node
 from manager.view import View
 
 LOG = logging.getLogger(__name__)
 
-VERDICT_FILE = "health.json"
-VERDICT_AGE = 10.0
 RESCUE_INTERVAL = 5.0
 
 
@@ -45,44 +41,32 @@ def judge(decision: Decision, view: View) -> Verdict:
 def advertise(node: Node, view: View, verdict: Verdict) -> None:
     """An empty node registers only its `-node` service; one that has had a role shows it, healthy or not."""
     if verdict.role == "primary":
-        node.discovery.advertise("primary", passing=True, note=verdict.reason)
+        node.pilot.advertise("primary", passing=True, note=verdict.reason)
         if view.cluster is not None:
             stale = [one for one in view.cluster.of("primary") if one.passing and one.name != node.name]
-            node.discovery.take_place_of(stale)
+            node.pilot.take_place_of(stale)
     elif verdict.role == "replica" or view.file.ready:
-        node.discovery.advertise("replica", passing=verdict.healthy, note=verdict.reason)
+        node.pilot.advertise("replica", passing=verdict.healthy, note=verdict.reason)
 
 
-def write(node: Node, verdict: Verdict) -> None:
-    """Keep the verdict in RUN_DIR, for pilots that ask for each role by itself."""
-    path = node.settings.run_dir / VERDICT_FILE
-    temporary = path.with_name(f"{VERDICT_FILE}.{os.getpid()}")
-    content = {"at": time.time(), "role": verdict.role, "healthy": verdict.healthy, "reason": verdict.reason}
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
-
-
-def was_primary(node: Node) -> bool:
-    """True if the last finished run found this node to be the primary, however long ago."""
-    try:
-        return bool(json.loads((node.settings.run_dir / VERDICT_FILE).read_text())["role"] == "primary")
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
-def repeat(node: Node, ask: str) -> int:
-    """Return 0 if the last run's verdict is a healthy `ask` and fresh; Unhealthy with the reason if not."""
-    path = node.settings.run_dir / VERDICT_FILE
-    try:
-        last = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise Unhealthy("no health run has finished yet") from None
-    age = time.time() - float(last["at"])
-    if age > VERDICT_AGE:
-        raise Unhealthy(f"the last health run finished {age:.0f} s ago")
-    if last["role"] != ask or not last["healthy"]:
-        raise Unhealthy(f"not a healthy {ask}: {last['role']}, {last['reason']}")
-    return 0
+def gauges(view: View, verdict: Verdict, now: float) -> dict[str, float]:
+    """Return this run's metrics by name (metrics.METRICS); `now` in seconds since 1970. Pure."""
+    source = view.server.replication
+    found: dict[str, float] = {
+        "primary": verdict.healthy and verdict.role == "primary",
+        "replica": verdict.healthy and verdict.role == "replica",
+        "health_timestamp_seconds": now,
+        "replication_running": source is not None and source.io_running == "Yes" and source.sql_running,
+        "replication_lag_seconds": (source.lag or 0) if source is not None else 0,
+    }
+    if view.cluster is not None and view.cluster.record is not None:
+        found["epoch"] = view.cluster.record.epoch
+        found["semisync"] = view.cluster.record.durability == "semisync"
+        found["members"] = len(view.cluster.record.members)
+    if view.cluster is not None and view.cluster.last_snapshot is not None:
+        found["snapshot_timestamp_seconds"] = view.cluster.last_snapshot.at
+        found["snapshot_size_bytes"] = view.cluster.last_snapshot.size
+    return {name: float(value) for name, value in found.items()}
 
 
 def start_on_change(node: Node) -> None:

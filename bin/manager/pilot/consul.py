@@ -1,4 +1,4 @@
-"""The Consul agent's configuration: what runs `health` every two seconds, and `on_change`."""
+"""The configuration of a node's own Consul agent; under the pilot `consul` it also runs `health` and `on_change`."""
 
 from __future__ import annotations
 
@@ -42,24 +42,27 @@ def agent_config(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
         "check_update_interval": "5s",
         "gossip_lan": GOSSIP,
         "log_level": "WARN",
-        "services": [_node_service(settings, manage)],
+        # Somebody begins to hand the role over, or to fail over: each node is ready to advertise its new role.
         "watches": [
+            {
+                "type": "key",
+                "key": settings.failover_lock_key,
+                "handler_type": "script",
+                "args": [*manage, "on_change", "--witness"],
+            }
+        ],
+    }
+    if settings.pilot == "consul":
+        config["services"] = [_node_service(settings, manage)]
+        config["watches"].append(
             {
                 "type": "service",
                 "service": settings.primary_service,
                 "passingonly": True,
                 "handler_type": "script",
                 "args": _unless_taken(settings.run_dir / "witness.lock", [*manage, "on_change"]),
-            },
-            # Somebody begins to hand the role over, or to fail over: each node is ready to advertise its new role.
-            {
-                "type": "key",
-                "key": settings.failover_lock_key,
-                "handler_type": "script",
-                "args": [*manage, "on_change", "--witness"],
-            },
-        ],
-    }
+            }
+        )
     if settings.consul_http_token is not None:
         token = settings.consul_http_token.value
         config["acl"] = {"enabled": True, "tokens": {"default": token, "agent": token}}
