@@ -111,6 +111,28 @@ def ensure() -> Packages:
     return packages
 
 
+def program(package: str, path: str) -> list[str]:
+    """Return the words that run a program out of Debian 12's archive, unpacked once into the cache; PackagesError.
+
+    It runs with the libraries that it was built for, through their own loader.
+    """
+    packages = Packages(cache_directory())
+    tree = packages.cache / "programs" / package
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(packages.cache):
+        if not _current(tree, LAYOUT):
+            _install_tools(packages)
+            _say(f"unpacking {package}")
+            with _unpacked(packages.cache, "bookworm", package) as unpacked:
+                new = packages.cache / "programs" / f"{package}.new"
+                shutil.rmtree(new, ignore_errors=True)
+                shutil.move(unpacked, new)
+            _publish(new, tree)
+    loader = next(tree.glob("lib/*-linux-gnu/ld-linux-*.so.*"))
+    libraries = [*tree.glob("lib/*-linux-gnu"), *tree.glob("usr/lib/*-linux-gnu")]
+    return [str(loader), "--library-path", ":".join(map(str, libraries)), str(tree / path)]
+
+
 def _missing(packages: Packages) -> list[Callable[[Packages], None]]:
     steps = [
         (_build_mysql, _current(packages.mysql, LAYOUT)),
