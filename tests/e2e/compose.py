@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from containers.engine import compose_command
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "autopilot-e2e"
+BUILT = f"{NAME}-mysql"
+PILOT = Path(__file__).parent / "pilot"
 LABEL = f"label=com.docker.compose.project={NAME}"
 SUBNET = os.environ.get("E2E_SUBNET", "198.18.40.0/24")
 LOG_FILE = ROOT / "build" / f"{NAME}.log"
@@ -63,6 +66,7 @@ class Project:
 
     directory: Path
     images: Mapping[str, str]
+    pilot: str
     settings: dict[str, str] = field(default_factory=dict)
     rows: set[str] = field(default_factory=set)
 
@@ -92,8 +96,11 @@ class Project:
         self.env_file.touch(mode=0o600)
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
 
-    def compose(self, *words: str, timeout: float = 180.0) -> str:
-        """Run docker-compose on this project and return its output; AssertionError if it fails."""
+    def compose(self, *words: str, timeout: float = 180.0, pilot: str = "") -> str:
+        """Run docker-compose on this project and return its output; AssertionError if it fails.
+
+        Containers that it makes have `pilot`, by default what their image has.
+        """
         command = [*compose_command(), "-p", NAME]
         for file in FILES:
             command += ["-f", str(file)]
@@ -102,18 +109,51 @@ class Project:
             **self.images,
             "ENV_FILE": str(self.env_file),
             "SUBNET": SUBNET,
-            "IMAGE": f"{NAME}-mysql",
+            "IMAGE": self.image if words[0] != "build" else BUILT,
             "S3_IMAGE": f"{NAME}-s3",
+            "CONTAINERPILOT_URL": "",
+            "PILOT": pilot,
             "DOCKER_BUILDKIT": "0",
             "COMPOSE_DOCKER_CLI_BUILD": "0",
         }
         return _output([*command, *words], timeout, environment)
+
+    @property
+    def image(self) -> str:
+        """The nodes' image: as it is built, or with ContainerPilot added to it."""
+        return f"{NAME}-containerpilot" if self.pilot == "containerpilot" else BUILT
+
+    def build(self) -> None:
+        """Build the images."""
+        self.compose("build", timeout=900)
+        if self.pilot != "containerpilot":
+            return
+        context = self.directory / "pilot"
+        shutil.copytree(PILOT, context)
+        shutil.copy(ROOT / "requirements-dev.lock", context)
+        given = os.environ.get("CONTAINERPILOT")
+        if given:
+            (context / "containerpilot").mkdir()
+            shutil.copy(given, context / "containerpilot" / "containerpilot")
+        else:
+            unwanted = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / "tests" / "containerpilot", context / "containerpilot", ignore=unwanted)
+        arguments = [f"--build-arg=BASE_IMAGE={self.images['BASE_IMAGE']}", f"--build-arg=IMAGE={BUILT}"]
+        environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        _output(["docker", "build", "--tag", self.image, *arguments, str(context)], 900, environment)
 
     def containers(self, service: str) -> list[str]:
         """Return the ids of a service's running containers."""
         of_service = f"label=com.docker.compose.service={service}"
         command = ["docker", "ps", "--no-trunc", "--quiet", "--filter", LABEL, "--filter", of_service]
         return _output(command).split()
+
+    def pilots(self) -> list[str]:
+        """Return what runs the hooks in each node's container, sorted."""
+        commands = [
+            _output(["docker", "exec", each, "cat", "/proc/1/cmdline"]) for each in self.containers("mysql")
+        ]
+        return sorted("consul" if "supervisord" in command else "containerpilot" for command in commands)
 
     def address(self, container: str) -> str:
         """Return a running container's address, which this host reaches directly."""

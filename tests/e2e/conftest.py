@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -23,13 +24,19 @@ def base_images() -> Iterator[dict[str, str]]:
         pytest.fail(str(error), pytrace=False)
 
 
-@pytest.fixture(scope="session")
-def project(base_images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The project, built and not yet up; its containers, network and volumes are gone afterwards."""
-    made = Project(directory=tmp_path_factory.mktemp("compose"), images=base_images)
+# Both, one after the other, unless one is asked for: make e2e PILOT=consul.
+PILOTS = [os.environ["PILOT"]] if os.environ.get("PILOT") else ["consul", "containerpilot"]
+
+
+@pytest.fixture(scope="session", params=PILOTS)
+def project(
+    request: pytest.FixtureRequest, base_images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    """The project with one pilot, built and not yet up; its containers, network and volumes are gone afterwards."""
+    made = Project(directory=tmp_path_factory.mktemp("compose"), images=base_images, pilot=request.param)
     made.remove()  # whatever a run that was cut off has left
-    say("building the image")
-    made.compose("build", timeout=900)
+    say(f"building the image for the pilot {made.pilot}")
+    made.build()
     try:
         yield made
     finally:

@@ -58,8 +58,10 @@ def test_a_killed_primary_is_replaced_without_losing_a_row(project: Project) -> 
 
 
 def test_scaled_to_five_the_killed_node_comes_back_as_a_replica(project: Project) -> None:
-    project.compose("scale", "mysql=5")
+    project.compose("scale", "mysql=5", pilot="consul")
     settle(project, 5)
+    # The killed one is started as it was made; the two new ones have a Consul agent.
+    assert project.pilots() == sorted(["consul"] * 2 + [project.pilot] * 3)
     project.write("five")
     settle(project, 5)
 
@@ -72,6 +74,7 @@ def test_containers_made_anew_after_a_change_of_env_keep_their_rows(project: Pro
     assert containers.isdisjoint(project.containers("mysql"))
     assert project.volumes(below="/var/lib/mysql") == volumes
     settle(project, 5)
+    assert project.pilots() == [project.pilot] * 5
     assert project.registered() == {each[:12] for each in project.containers("mysql")}
     project.write("anew")
     settle(project, 5)
