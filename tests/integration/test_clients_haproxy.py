@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 ADDRESS = "127.0.78.5"
 SWITCHOVER_GAP = 5.0
 FAILOVER_GAP = 30.0
-"""Seconds, on a machine that is busy with other tests; what a quiet one needs is in docs/clients.md."""
+"""Seconds, on a machine that is busy with other tests; docs/clients.md has what a quiet one needs."""
 
 
 class Behind:
