@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 ADDRESS = "127.0.78.5"
 SWITCHOVER_GAP = 5.0
 FAILOVER_GAP = 30.0
-"""Seconds, on a machine that is busy with other tests; docs/clients.md has what a quiet one needs."""
+"""Seconds, on a machine that is busy with other tests."""
 
 
 class Behind:
