@@ -1,4 +1,4 @@
-"""The client of the control socket. It imports little: hooks start one for every run."""
+"""The client of the control socket. It imports little: a node starts one every few seconds."""
 
 from __future__ import annotations
 

@@ -17,14 +17,9 @@ from tests.containerpilot.jobs import Runner
 from tests.containerpilot.schema import Config, Job, SchemaError, Telemetry, parse
 from tests.containerpilot.template import render
 
-VERSION = "Version: 3.8.0\nGitHash: driver of the tests\n"
-
 
 def main(arguments: list[str]) -> int:
     """Return the exit code: 0 after a stop, whatever the jobs' were; 1 for a file that is refused."""
-    if arguments == ["-version"]:
-        print(VERSION, end="")
-        return 0
     if arguments:
         print(f"containerpilot: not in this driver: {' '.join(arguments)}", file=sys.stderr)
         return 1

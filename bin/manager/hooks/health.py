@@ -88,7 +88,6 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
     decision, view = _settle(node, conn, file)
     verdict = judge(decision, view)
     last.keep(node.settings.run_dir, role=verdict.role, healthy=verdict.healthy, reason=verdict.reason)
-    node.pilot.put(gauges(view, verdict, time.time()))
     if view.cluster is not None:
         advertise(node, view, verdict)
         if decision.failover and view.cluster.failover_session is None:
@@ -98,6 +97,7 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
     elif verdict.healthy and (decision.confirmed or verdict.role == "replica"):
         with contextlib.suppress(ConsulError):
             node.pilot.keep_advertised()
+    node.pilot.put(gauges(view, verdict, time.time()))
     serves = decision.action is Action.SERVE and view.cluster is not None and view.session is not None
     return verdict, Work(node=node, conn=conn, view=view, decision=decision) if serves else None
 

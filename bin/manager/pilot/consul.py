@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from manager.discovery.cluster import service_id
 from manager.settings import Settings
 
 # Measured: with these on all agents a lost host shows after 1.7 s instead of 6.9 s.
@@ -84,7 +85,7 @@ def _node_service(settings: Settings, manage: Sequence[str]) -> dict[str, Any]:
     One slow check must not flip a node, hence two failures in a row (Consul 1.7 and later); and the hook ends
     itself after 4 s, so Consul's own limit is only for one that cannot even do that.
     """
-    identity = f"{settings.node_service}-{settings.node_name}"
+    identity = service_id(settings, "node")
     return {
         "id": identity,
         "name": settings.node_service,

@@ -57,6 +57,7 @@ def run_agent(settings: Settings, consul: Sequence[str]) -> int:
     """
     prefer()  # the hooks that it runs decide whether this node lives
     # ContainerPilot's SIGTERM goes to the whole group: the agent is not to leave before its services are out.
+    begun = time.time()
     agent = subprocess.Popen(consul, start_new_session=settings.pilot == "containerpilot")
     leaving = threading.Event()
 
@@ -74,7 +75,7 @@ def run_agent(settings: Settings, consul: Sequence[str]) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = agent.wait(REJOIN_INTERVAL)
             if not leaving.is_set():
-                pause(START_INTERVAL)  # ContainerPilot starts this again at once
+                pause(start_delay(begun, time.time()))  # ContainerPilot starts this again at once
             return code
         if not leaving.is_set():
             with contextlib.suppress(AutopilotError):
