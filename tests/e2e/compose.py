@@ -30,6 +30,7 @@ SUBNET = os.environ.get("E2E_SUBNET", "198.18.40.0/24")
 LOG_FILE = ROOT / "build" / f"{NAME}.log"
 WRITE_SECONDS = 90.0
 STATUS_SECONDS = 60.0
+SYNC_MEMBERS = 2
 # What a client is told by a node that is not, or is no longer, or is not yet what it was taken for.
 NOT_NOW = (pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysql.err.ProgrammingError)
 FILES = (ROOT / "local-compose.yml", ROOT / "tests" / "e2e" / "internal.yml")
@@ -257,13 +258,18 @@ class Project:
             return {row[0] for row in cursor.fetchall()}
         return None
 
+    def members(self) -> int:
+        """Return how many replicas may acknowledge commits: before there is one, a lost primary is waited for."""
+        return len((self.consul("kv/mysql-cluster?raw") or {"members": ()})["members"])
+
     def converged(self, nodes: int) -> bool:
-        """True if one node is the healthy primary, all others its healthy replicas, each with all rows."""
+        """True if one node is the healthy primary, all others its healthy replicas and members, each with all rows."""
         primary, replicas = self.primary(), self.healthy("mysql")
         addresses = {self.address(each) for each in self.containers("mysql")}
         return (
             primary is not None
             and len(addresses) == nodes
+            and self.members() == min(nodes - 1, SYNC_MEMBERS)
             and {replica.address for replica in replicas} == addresses - {primary.address}
             and all(self.read(instance) == self.rows for instance in (primary, *replicas))
         )
