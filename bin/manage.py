@@ -53,6 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     commands.add_parser("snapshot_task", help="take a snapshot if one is due")
     commands.add_parser("rescue", help="save and rebuild a diverged node (started by health)")
+    commands.add_parser("first_start", help="run the users' first-start scripts (started by health)")
     commands.add_parser("pre_stop", help="hand the primary's role over before mysqld is stopped")
     status = commands.add_parser("status", help="show the cluster")
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -130,6 +131,10 @@ def run(node: Node, options: argparse.Namespace) -> int:
             from manager.hooks import rescue
 
             return rescue.run(node)
+        case "first_start":
+            from manager.hooks import first_start
+
+            return first_start.run(node)
         case "status":
             from manager import status
 

@@ -52,4 +52,4 @@ apt-get clean
 rm -rf /var/lib/apt/lists/* /var/lib/mysql /etc/mysql/conf.d/*
 install -d -o mysql -g mysql -m 0750 /var/lib/mysql
 install -d -o mysql -g mysql -m 0755 /var/run/mysqld
-install -d /etc/mysql/conf.d
+install -d /etc/mysql/conf.d /etc/mysql/initdb.d

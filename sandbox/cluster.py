@@ -183,6 +183,7 @@ class Cluster:
             "MYSQL_DATABASE": DATABASE,
             "MYSQL_REPL_USER": "repl",
             "MYSQL_BINDIR": str(self.packages.mysql_bindir),
+            "MYSQL_INITDB_DIR": str(self.directory / "initdb.d"),
             "MYSQLD_USER": servers.server_user(),
             "INNODB_BUFFER_POOL_SIZE": "64M",
             "BACKUP_DRIVER": "s3",

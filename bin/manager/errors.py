@@ -140,6 +140,10 @@ class SnapshotError(AutopilotError):
 # --- Return -------------------------------------------------------------------------------------
 
 
+class FirstStartError(AutopilotError):
+    """One of the users' first-start scripts has failed; the text shows no statement of it."""
+
+
 class ComebackError(AutopilotError):
     """A diverged node cannot be saved, trimmed or rebuilt now; the text says why it stays out."""
 

@@ -13,14 +13,17 @@ from manager.waiting import Deadline, poll_until
 
 
 @contextlib.contextmanager
-def flocked(path: Path, *, wait: float, busy: str) -> Iterator[None]:
-    """Hold the lock on `path` within the block; Busy, with the text `busy`, if it is not free in `wait` seconds."""
+def flocked(path: Path, *, wait: float, busy: str) -> Iterator[int]:
+    """Hold the lock on `path` within the block; Busy, with the text `busy`, if it is not free in `wait` seconds.
+
+    Yields its descriptor: a child that is given it holds the lock as well, for as long as it lives.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if not poll_until(lambda: _locked(descriptor), Deadline(wait)):
             raise Busy(busy)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

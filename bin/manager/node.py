@@ -62,7 +62,7 @@ class Node:
         """Replace the durable facts about this node's data directory."""
         nodefile.write(self.settings.mysql_datadir, content)
 
-    def alone(self, what: str, *, wait: float = 0.0) -> contextlib.AbstractContextManager[None]:
+    def alone(self, what: str, *, wait: float = 0.0) -> contextlib.AbstractContextManager[int]:
         """Keep two processes of this node from doing `what` at once; Busy if another one still does after `wait` s."""
         return flocked(
             self.settings.run_dir / f"{what}.lock", wait=wait, busy=f"another {what} of this node is running"

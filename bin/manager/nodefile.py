@@ -1,8 +1,8 @@
 """The durable facts about a data directory, in `.autopilot.json` beside the database.
 
 The name begins with a dot because `mysqld --initialize` ignores such files. A second file,
-`.autopilot-building`, stands while the directory is being filled: whoever finds it at a start empties
-the directory and begins again, so nothing half-made is ever started.
+`.autopilot-building`, stands while the directory is being filled, by first-start scripts too: whoever finds
+it at a start empties the directory and begins again, so nothing half-made is ever started.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class NodeFile:
     `ready` is the marker that the first set-up (founding, or joining) is complete; it is written last.
     `may_found` tells whether the store was asked and has no snapshot of this service. `opened_epoch` is the epoch
     at which the server was open as the primary when it was last up, 0 if it was not the primary then.
+    `scripts_done` tells that the users' first-start scripts have run in it.
     """
 
     origin: Origin
@@ -37,6 +38,7 @@ class NodeFile:
     may_found: bool = False
     why_not_found: str = ""
     opened_epoch: int = 0
+    scripts_done: bool = False
 
     def joined(self, cluster_id: str, *, opened_epoch: int = 0) -> NodeFile:
         """The same data directory, now part of a cluster for good; as its primary where an epoch is given."""

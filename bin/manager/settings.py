@@ -73,6 +73,7 @@ class Settings:
     run_dir: Path
     mysql_conf: Path
     mysql_conf_dir: Path
+    mysql_initdb_dir: Path
     scratch_dir: Path
     mysql_bindir: Path | None
     mysql_user_os: str

@@ -115,6 +115,12 @@ VARIABLES: tuple[Variable, ...] = (
     _V("RUN_DIR", "/var/run/mysqld", "socket, pid file, locks", values.path),
     _V("MYSQL_CONF", "/etc/my.cnf", "configuration file that hooks write", values.path),
     _V("MYSQL_CONF_DIR", "/etc/mysql/conf.d", "`*.cnf` files of your own, read before it", values.path),
+    _V(
+        "MYSQL_INITDB_DIR",
+        "/etc/mysql/initdb.d",
+        "`.sql`, `.sql.gz` and `.sh` files that the founding node runs once, in the order of their names",
+        values.path,
+    ),
     _V("SCRATCH_DIR", "/tmp/backup", "working space for snapshots", values.path),
     _V("MYSQL_BINDIR", "", "directory of MySQL's programs", values.path, computed="PATH"),
     _V(

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from manager import first_start
 from manager.comeback import state as comeback
 from manager.comeback.state import Comeback
 from manager.discovery.cluster import ClusterView, Instance
 from manager.discovery.record import Record
 from manager.errors import AutopilotError, ConsulUnavailable, RecordError, SessionInvalid
+from manager.first_start import FirstStart
 from manager.mysql.connection import Connection
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
@@ -45,7 +47,8 @@ class View:
     `session` is this node's live session, None while it could not get one. `primary` is the server behind the
     healthy primary service, read only when this node may have to follow it. `peers` are read only when the
     record is gone or from the past, or Consul is away: they answer in the record's place. `comeback` tells how far
-    the return of a node that had diverged has come; `stopping` that pre_stop has closed this server.
+    the return of a node that had diverged has come; `stopping` that pre_stop has closed this server; `first_start`
+    how far a founding node is with the users' scripts.
     """
 
     name: str
@@ -65,6 +68,7 @@ class View:
     comeback: Comeback | None = None
     auto_rebuild: bool = True
     stopping: bool = False
+    first_start: FirstStart = field(default_factory=FirstStart)
 
     @property
     def own(self) -> Record | None:
@@ -175,6 +179,7 @@ def gather(node: Node, conn: Connection, file: NodeFile, known: frozenset[str]) 
         comeback=_comeback(node),
         auto_rebuild=settings.auto_rebuild,
         stopping=node.stopping,
+        first_start=first_start.look(settings, file),
     )
     return _with_others(node, view)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from manager.decide.health import Action, decide, newest_copy
+from manager.first_start import FirstStart, Phase
 from manager.nodefile import NodeFile
 from manager.watched import Watched
 from tests.unit.worlds import (
@@ -314,6 +315,33 @@ class TestFounding:
         founding = record(state="founding", version=1)
         mine = closed(A, executed=gtids(""), row=row(A, founding))
         expect(view(file=EMPTY, server=mine, cluster=cluster(record=founding)), Action.BOOTSTRAP, "founds")
+
+    @pytest.mark.parametrize(
+        ("phase", "action", "reason"),
+        [
+            (Phase.WANTED, Action.FIRST_START, "has first-start scripts"),
+            (Phase.RUNNING, Action.WAIT, "running 10-schema.sql"),
+            (Phase.FAILED, Action.WAIT, "10-schema.sql. Mend it and restart this node"),
+            (Phase.CUT_OFF, Action.BEGIN_ANEW, "cut off at 10-schema.sql"),
+        ],
+    )
+    def test_the_founder_opens_only_after_its_scripts(
+        self, phase: Phase, action: Action, reason: str
+    ) -> None:
+        founding = record(state="founding", version=1)
+        mine = closed(A, executed=gtids("A:1-3"), row=row(A, founding))
+        first = FirstStart(phase, "10-schema.sql")
+        expect(
+            view(file=EMPTY, server=mine, cluster=cluster(record=founding), first_start=first), action, reason
+        )
+
+    @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.FAILED, Phase.CUT_OFF])
+    def test_a_founder_that_was_replaced_during_its_scripts_begins_anew(self, phase: Phase) -> None:
+        taken = record(state="founding", epoch=2, version=2, primary=B, primary_name="node-2", primaries=(B,))
+        late = server(A, executed=gtids("A:1-5"), row=row(A, record(state="founding", version=1)))
+        held = cluster(record=taken, lock_session="session-2")
+        seen = view(file=EMPTY, server=late, cluster=held, first_start=FirstStart(phase, "10-schema.sql"))
+        expect(seen, Action.BEGIN_ANEW, "node-2 founds the cluster")
 
     def test_a_founder_that_lost_its_session_goes_on(self) -> None:
         founding = record(state="founding", version=1)

@@ -14,6 +14,7 @@ from manager.decide.comeback import next_step
 from manager.decide.join import Join, errant, may_join, received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Record
+from manager.first_start import Phase
 from manager.view import Peer, View, primary_instance, replicates
 
 
@@ -22,6 +23,7 @@ class Action(Enum):
 
     FOUND = "write the first record and take PRIMARY_KEY"
     TAKE_OVER = "go on with a founding whose founder is gone"
+    FIRST_START = "set up accounts and database, then run the first-start scripts"
     BOOTSTRAP = "set up accounts and database, then declare the cluster open"
     RETAKE = "take PRIMARY_KEY again, together with a touch of the record"
     REWRITE = "write the record again from this server's own copy, and take PRIMARY_KEY"
@@ -42,7 +44,9 @@ NOT_LET_IN = frozenset({1045, 3118})  # no such account (yet), account locked
 
 CONNECTION_REFUSED = frozenset({1040, 1045, 1053, 1130, 3032, 3118, 3159})
 
-FINAL = frozenset({Action.SERVE, Action.REPLICATE, Action.WAIT, Action.COME_BACK, Action.BEGIN_ANEW})
+FINAL = frozenset(
+    {Action.SERVE, Action.REPLICATE, Action.WAIT, Action.COME_BACK, Action.BEGIN_ANEW, Action.FIRST_START}
+)
 
 
 # A server that is closed for its stop is not opened again, nor made the one to open.
@@ -102,7 +106,7 @@ def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
             Action.RETAKE, f"the record names this node at epoch {record.epoch} and PRIMARY_KEY is free"
         )
     if record.state == "founding":
-        return Decision(Action.BOOTSTRAP, "this node founds the cluster")
+        return _founding(view)
     row = view.server.row
     if not view.server.serves or row is None or row.opened_epoch != record.epoch:
         if record.members and row is not None and row.opened_epoch == record.epoch:
@@ -114,6 +118,21 @@ def _named(view: View, cluster: ClusterView, record: Record) -> Decision:
     if holder is None or (holder.address, holder.port) != (view.address, view.port):
         return Decision(Action.RETAKE, "this node's address has changed")
     return Decision(Action.SERVE, f"primary at epoch {record.epoch}")
+
+
+def _founding(view: View) -> Decision:
+    phase, word = view.first_start.phase, view.first_start.word
+    match phase:
+        case Phase.WANTED:
+            return Decision(Action.FIRST_START, "this node founds the cluster, and has first-start scripts")
+        case Phase.RUNNING:
+            return Decision(Action.WAIT, f"this node founds the cluster: running {word}")
+        case Phase.FAILED:
+            return Decision(Action.WAIT, f"{word}. Mend it and restart this node, which then begins anew")
+        case Phase.CUT_OFF:
+            return Decision(Action.BEGIN_ANEW, f"the first-start scripts were cut off at {word}")
+        case Phase.NOTHING:
+            return Decision(Action.BOOTSTRAP, "this node founds the cluster")
 
 
 def _restarted(view: View, record: Record) -> Decision:
@@ -136,6 +155,10 @@ def _restarted(view: View, record: Record) -> Decision:
 
 
 def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision:
+    if view.first_start.phase in (Phase.RUNNING, Phase.FAILED, Phase.CUT_OFF):
+        return Decision(
+            Action.BEGIN_ANEW, f"{record.primary_name} founds the cluster: what the scripts did here goes"
+        )
     if not view.server.super_read_only:
         return Decision(Action.CLOSE, f"epoch {record.epoch} belongs to {record.primary_name}")
     if view.file.origin == "adopted" and not view.file.ready:

@@ -86,7 +86,7 @@ class NodeSession:
             file.write(session)
         os.replace(new, self._file)
 
-    def _only_one(self) -> contextlib.AbstractContextManager[None]:
+    def _only_one(self) -> contextlib.AbstractContextManager[int]:
         """Keep this node's processes from making, and destroying, each other's sessions."""
         busy = "another process of this node is making its Consul session"
         return flocked(self._lock_file, wait=self._wait, busy=busy)

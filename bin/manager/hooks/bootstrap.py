@@ -37,7 +37,10 @@ def run(node: Node, *, snapshot: str | None) -> int:
         raise AutopilotError("pre_start has not prepared this data directory")
     session = _session(node)
     record = _record(node, cluster, server, file, seen)
-    node.write_file(replace(file, cluster_id=None, ready=False, may_found=True, why_not_found=""))
+    # Data that is there is no place for first-start scripts, whose end would be a condition of keeping it.
+    scripts_done = file.scripts_done or bool(server.executed)
+    fresh = replace(file, cluster_id=None, ready=False, may_found=True, why_not_found="")
+    node.write_file(replace(fresh, scripts_done=scripts_done))
     node.discovery.retake(record, cluster.record_index, session)
     print(f"cluster {record.id} is founded on {node.title}; its next health run opens it")
     if not poll_until(lambda: _open(node, record), Deadline(OPEN_TIME), interval=0.5):

@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import replace
 
-from manager import nodefile, watched
+from manager import first_start, nodefile, watched
 from manager.decide.health import FINAL, Action, Decision, decide
 from manager.errors import (
     AutopilotError,
@@ -24,7 +24,7 @@ from manager.errors import (
 )
 from manager.hooks import known, last, members, silence
 from manager.hooks.steps import STEPS, Work, enable_events
-from manager.hooks.verdict import Verdict, advertise, gauges, judge, start_on_change, start_rescue
+from manager.hooks.verdict import Verdict, advertise, gauges, judge, start_long, start_on_change
 from manager.mysql import operations
 from manager.mysql.connection import Connection
 from manager.mysql.guard import guard
@@ -93,7 +93,9 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
         if decision.failover and view.cluster.failover_session is None:
             start_on_change(node)
         if decision.action is Action.COME_BACK or (verdict.healthy and view.comeback is not None):
-            start_rescue(node)
+            start_long(node, "rescue")
+        if decision.action is Action.FIRST_START:
+            start_long(node, first_start.LOCK)
     elif verdict.healthy and (decision.confirmed or verdict.role == "replica"):
         with contextlib.suppress(ConsulError):
             node.pilot.keep_advertised()

@@ -9,7 +9,7 @@ import pwd
 from dataclasses import replace
 from pathlib import Path
 
-from manager import nodefile, process
+from manager import first_start, nodefile, process
 from manager.comeback import rebuild, trim
 from manager.discovery.cluster import ClusterView
 from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
@@ -33,6 +33,7 @@ def run(node: Node) -> int:
     with node.alone("pre_start"):
         _refuse_if_running(node)
         node.starts()
+        first_start.end(settings.run_dir)
         last.forget(settings.run_dir)
         _free_the_key(node)
         for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):

@@ -115,6 +115,14 @@ def _take_over(work: Work) -> None:
     work.node.discovery.retake(record, work.cluster.record_index, work.session)
 
 
+def _first_start(work: Work) -> None:
+    """The scripts find the accounts and the database; they run beside this hook, and may take their time."""
+    with guard(work.conn), work.conn.timeout(STEP_TIME):
+        work.still_true(lock=True)
+        accounts.bootstrap_accounts(work.conn, work.node.settings, print_root_password)
+    _renew(work)
+
+
 def _bootstrap(work: Work) -> None:
     node, conn = work.node, work.conn
     with guard(conn), conn.timeout(STEP_TIME):
@@ -300,6 +308,7 @@ def _begin_anew(work: Work) -> None:
 STEPS: dict[Action, Callable[[Work], None]] = {
     Action.FOUND: _found,
     Action.TAKE_OVER: _take_over,
+    Action.FIRST_START: _first_start,
     Action.BOOTSTRAP: _bootstrap,
     Action.RETAKE: _retake,
     Action.REWRITE: _rewrite,

@@ -16,7 +16,7 @@ from manager.view import View
 
 LOG = logging.getLogger(__name__)
 
-RESCUE_INTERVAL = 5.0
+BESIDE_INTERVAL = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,18 @@ def start_on_change(node: Node) -> None:
     _start_beside("on_change")
 
 
-def start_rescue(node: Node) -> None:
-    """Start `rescue` beside this hook, at most every RESCUE_INTERVAL seconds; one runs per node at a time."""
-    mark = node.settings.run_dir / "rescue.started"
+def start_long(node: Node, command: str) -> None:
+    """Start `rescue` or `first_start` beside this hook, at most every 5 s; one runs per node at a time."""
+    mark = node.settings.run_dir / f"{command}.started"
     with contextlib.suppress(FileNotFoundError):
-        if 0 <= time.time() - mark.stat().st_mtime < RESCUE_INTERVAL:
+        if 0 <= time.time() - mark.stat().st_mtime < BESIDE_INTERVAL:
             return
     try:
-        with node.alone("rescue"):
+        with node.alone(command):
             mark.touch()
     except Busy:
         return
-    _start_beside("rescue")
+    _start_beside(command)
 
 
 def _start_beside(command: str) -> None:
