@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-return bench-busy
+.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-return bench-busy bench-containers
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -64,6 +64,10 @@ bench-throughput:
 # The primary's mysqld killed under eight writers: when it is a replica again, and by which way, into bench/results.
 bench-return:
 	@$(VENV) -m bench.returns --runs "$(RUNS)"
+
+# Root only. Five runs of each fault to a container, beside the sandbox, into bench/results; PILOT=containerpilot.
+bench-containers:
+	@$(VENV) -m bench.containers --runs "$(RUNS)"
 
 # A primary while all cores have other work (MINUTES=30), and then with all its connections taken.
 bench-busy:

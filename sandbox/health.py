@@ -50,6 +50,13 @@ class Catalogue:
         """The healthy replicas."""
         return self.passing(self._service)
 
+    @property
+    def nodes(self) -> set[str]:
+        """The names of all nodes that it knows, the dead ones too."""
+        service = f"{self._service}-node"
+        found = self._get(f"catalog/service/{service}") or []
+        return {one["ServiceID"].removeprefix(f"{service}-") for one in found}
+
     def key(self, name: str) -> bytes | None:
         """The value of a key, None where there is none."""
         found = self._get(f"kv/{name}")

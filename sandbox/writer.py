@@ -88,8 +88,10 @@ class Writer:
         pause: float = 0.005,
         tell: Callable[[Operation], None] | None = None,
         lifetime: float | None = None,
+        first: int = 1,
     ) -> None:
-        """`pause` is the time between two rows, in seconds; `tell` is called after each of them.
+        """`pause` is the time between two rows, in seconds; `tell` is called after each of them; they are numbered
+        from `first` on.
 
         After `lifetime` seconds it looks the primary up again, as connection pools do; None: only when a
         statement fails.
@@ -100,7 +102,7 @@ class Writer:
         self._user, self._password, self._database = user, password, database
         self._pause = pause
         self._lifetime = lifetime
-        self._number = 0
+        self.next = first
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -161,8 +163,8 @@ class Writer:
             connection.close() if connection.open else None
 
     def _insert(self, cursor: Any, server: str) -> bool:
-        self._number += 1
-        number = self._number
+        number = self.next
+        self.next += 1
         outcome: Outcome = "acknowledged"
         told = ""
         begin = time.monotonic()

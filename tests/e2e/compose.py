@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -10,25 +11,27 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pymysql
 from pymysql.cursors import Cursor
 
 from containers.engine import compose_command
+from sandbox.health import Catalogue, Endpoint
+from sandbox.writer import TABLE, Writer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "autopilot-e2e"
 BUILT = f"{NAME}-mysql"
 PILOT = Path(__file__).parent / "pilot"
+NETWORK = f"{NAME}_default"
 LABEL = f"label=com.docker.compose.project={NAME}"
 SUBNET = os.environ.get("E2E_SUBNET", "198.18.40.0/24")
 LOG_FILE = ROOT / "build" / f"{NAME}.log"
 WRITE_SECONDS = 90.0
+ROWS = 50
 STATUS_SECONDS = 60.0
 SYNC_MEMBERS = 2
 # What a client is told by a node that is not, or is no longer, or is not yet what it was taken for.
@@ -41,35 +44,32 @@ def say(text: str) -> None:
     print(f"e2e: {text}", file=sys.stderr, flush=True)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Ask `condition` until it is true and return the seconds it took; AssertionError if too many."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, why: Callable[[], str] = str
+) -> None:
+    """Ask `condition` until it is true; AssertionError, with what `why` says then, after that many seconds."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > seconds:
-            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+            raise AssertionError(f"{what}: not within {seconds:.0f} s. {why()}")
         time.sleep(0.25)
-    took = time.monotonic() - start
-    say(f"{what}: {took:.1f} s")
-    return took
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A healthy member of a service in Consul."""
-
-    address: str
-    port: int
+    say(f"{what}: {time.monotonic() - start:.1f} s")
 
 
 @dataclass
 class Project:
-    """One compose project: its command line, its containers, its Consul, and the rows it acknowledged."""
+    """One compose project: its command line, its containers, its Consul, and the rows that it acknowledged.
+
+    Of `doubtful` rows nobody was told what became of them.
+    """
 
     directory: Path
     images: Mapping[str, str]
     pilot: str
     settings: dict[str, str] = field(default_factory=dict)
-    rows: set[str] = field(default_factory=set)
+    rows: set[int] = field(default_factory=set)
+    doubtful: set[int] = field(default_factory=set)
+    next_row: int = 1
 
     def __post_init__(self) -> None:
         self.settings = {
@@ -161,10 +161,6 @@ class Project:
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return _output(["docker", "inspect", "--format", form, container]).strip()
 
-    def container_at(self, address: str) -> str:
-        """Return the id of the node with that address."""
-        return next(each for each in self.containers("mysql") if self.address(each) == address)
-
     def volumes(self, *, below: str = "/") -> set[str]:
         """Return the names of the volumes that the project's containers have mounted below a directory."""
         form = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{.Destination}}{{"\\n"}}{{end}}{{end}}'
@@ -183,38 +179,63 @@ class Project:
             each for kind in kinds for each in _output(["docker", *kind, "-q", "--filter", LABEL]).split()
         ]
 
-    def consul(self, path: str) -> Any:
-        """Return the JSON answer of Consul's HTTP API, or None where it has none now."""
-        servers = self.containers("consul")
-        if not servers:
-            return None
-        url = f"http://{self.address(servers[0])}:8500/v1/{path}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return json.load(answer)
-        except (OSError, ValueError):
-            return None
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """What Consul knows; first asked for once its container is up, which is never made anew."""
+        (server,) = self.containers("consul")
+        return Catalogue(self.address(server), "mysql")
 
-    def registered(self) -> set[str]:
-        """Return the host names of all nodes' containers that Consul knows, the dead ones too."""
-        nodes = self.consul("catalog/service/mysql-node") or []
-        return {node["ServiceID"].removeprefix("mysql-node-") for node in nodes}
-
-    def healthy(self, service: str) -> list[Instance]:
-        """Return the instances of a service whose checks all pass."""
-        found = self.consul(f"health/service/{service}?passing=1") or []
-        return [
-            Instance(entry["Service"]["Address"] or entry["Node"]["Address"], entry["Service"]["Port"])
-            for entry in found
-        ]
-
-    def primary(self) -> Instance | None:
+    def primary(self) -> Endpoint | None:
         """Return the healthy primary, if there is exactly one."""
-        found = self.healthy("mysql-primary")
-        return found[0] if len(found) == 1 else None
+        return self.catalogue.primary
+
+    def primary_container(self) -> str:
+        """Return the id of the healthy primary's container."""
+        primary = self.primary()
+        assert primary is not None, "there is no healthy primary"
+        return next(each for each in self.containers("mysql") if self.address(each) == primary.address)
+
+    def members(self) -> int:
+        """Return how many replicas may acknowledge commits: before there is one, a lost primary is waited for."""
+        record = self.catalogue.key("mysql-cluster")
+        return len(json.loads(record)["members"]) if record else 0
 
     @contextlib.contextmanager
-    def client(self, instance: Instance) -> Iterator[Cursor]:
+    def writing(self) -> Iterator[Writer]:
+        """A client that writes all the time, and looks for the primary again when it is gone."""
+        writer = Writer(
+            self.catalogue,
+            user=self.settings["MYSQL_USER"],
+            password=self.settings["MYSQL_PASSWORD"],
+            database=self.settings["MYSQL_DATABASE"],
+            first=self.next_row,
+        )
+        wait_until(lambda: _table_made(writer), WRITE_SECONDS, "the writer's table is made")
+        writer.start()
+        try:
+            wait_until(
+                lambda: len(writer.history.acknowledged) >= ROWS, WRITE_SECONDS, f"{ROWS} rows acknowledged"
+            )
+            yield writer
+            enough = len(writer.history.acknowledged) + ROWS
+            wait_until(
+                lambda: len(writer.history.acknowledged) >= enough, WRITE_SECONDS, f"{ROWS} rows acknowledged"
+            )
+        finally:
+            writer.stop()
+            self.next_row = writer.next
+            self.rows |= set(writer.history.acknowledged)
+            self.doubtful |= writer.history.unknown
+
+    def read(self, instance: Endpoint) -> set[int] | None:
+        """Return every row on one node, or None while it has no such table or refuses us."""
+        with contextlib.suppress(*NOT_NOW), self.client(instance) as cursor:
+            cursor.execute(f"SELECT n FROM {TABLE}")
+            return {row[0] for row in cursor.fetchall()}
+        return None
+
+    @contextlib.contextmanager
+    def client(self, instance: Endpoint) -> Iterator[Cursor]:
         """A cursor of the application's user on one node."""
         connection = pymysql.connect(
             host=instance.address,
@@ -233,46 +254,24 @@ class Project:
         finally:
             connection.close()
 
-    def write(self, label: str, count: int = 100) -> None:
-        """Have rows acknowledged on the primary, as a client does that looks for it again when it is gone."""
-        waiting = [f"{label}-{number}" for number in range(count)]
-
-        def written() -> bool:
-            primary = self.primary()
-            if primary is None:
-                return False
-            with contextlib.suppress(*NOT_NOW), self.client(primary) as cursor:
-                cursor.execute("CREATE TABLE IF NOT EXISTS notes (note VARCHAR(64) PRIMARY KEY)")
-                while waiting:
-                    # One that was lost on the way to us is there already.
-                    cursor.execute("INSERT IGNORE INTO notes VALUES (%s)", (waiting[0],))
-                    self.rows.add(waiting.pop(0))
-            return not waiting
-
-        wait_until(written, WRITE_SECONDS, f"{count} more rows acknowledged")
-
-    def read(self, instance: Instance) -> set[str] | None:
-        """Return every row on one node, or None while it has no such table or refuses us."""
-        with contextlib.suppress(*NOT_NOW), self.client(instance) as cursor:
-            cursor.execute("SELECT note FROM notes")
-            return {row[0] for row in cursor.fetchall()}
-        return None
-
-    def members(self) -> int:
-        """Return how many replicas may acknowledge commits: before there is one, a lost primary is waited for."""
-        return len((self.consul("kv/mysql-cluster?raw") or {"members": ()})["members"])
-
-    def converged(self, nodes: int) -> bool:
-        """True if one node is the healthy primary, all others its healthy replicas and members, each with all rows."""
-        primary, replicas = self.primary(), self.healthy("mysql")
+    def lacks(self, nodes: int, *, rows: bool = True) -> str:
+        """Return what is missing to one healthy primary, all others its replicas and members, all `rows` on each."""
+        primary, replicas = self.primary(), self.catalogue.replicas
         addresses = {self.address(each) for each in self.containers("mysql")}
-        return (
-            primary is not None
-            and len(addresses) == nodes
-            and self.members() == min(nodes - 1, SYNC_MEMBERS)
-            and {replica.address for replica in replicas} == addresses - {primary.address}
-            and all(self.read(instance) == self.rows for instance in (primary, *replicas))
-        )
+        if primary is None:
+            return "a healthy primary"
+        if len(addresses) != nodes or {each.address for each in replicas} != addresses - {primary.address}:
+            return f"{nodes - 1} healthy replicas: there are {replicas} of {addresses}"
+        if self.members() != min(nodes - 1, SYNC_MEMBERS):
+            return f"members: there are {self.members()}"
+        for instance in (primary, *replicas) if rows else ():
+            found = self.read(instance)
+            if found is None or not self.rows <= found <= self.rows | self.doubtful:
+                missing = (
+                    "no answer" if found is None else f"{len(self.rows - found)} of {len(self.rows)} missing"
+                )
+                return f"the rows on {instance.node}: {missing}"
+        return ""
 
     def show(self) -> None:
         """Print the table of `manage.py status`, once it says that there is a healthy primary."""
@@ -293,10 +292,33 @@ class Project:
         finally:
             print(table, file=sys.stderr, flush=True)
 
-    def kill(self, container: str) -> None:
-        """End a node as a host's loss would: SIGKILL, and no restart."""
-        say(f"docker kill {container[:12]}")
-        _output(["docker", "kill", container])
+    def docker(self, *words: str) -> str:
+        """Run docker, say so, and return its output; AssertionError if it fails."""
+        say(f"docker {' '.join(word[:24] for word in words)}")
+        return _output(["docker", *words], 180)
+
+    @contextlib.contextmanager
+    def cut_off(self, container: str) -> Iterator[None]:
+        """Take a container off its network for the time of the block; it comes back at the same address."""
+        address = self.address(container)
+        self.docker("network", "disconnect", NETWORK, container)
+        try:
+            yield
+        finally:
+            self.docker("network", "connect", "--ip", address, NETWORK, container)
+
+    def build_newer(self) -> None:
+        """Give the nodes' image name to a newer image."""
+        context = self.directory / "newer"
+        context.mkdir()
+        (context / "Dockerfile").write_text(f"FROM {self.image}\nLABEL newer=yes\n")
+        environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        _output(["docker", "build", "--tag", self.image, str(context)], 300, environment)
+
+    def images_in_use(self) -> set[str]:
+        """Return the ids of the images of the nodes that run."""
+        form = "{{.Image}}"
+        return set(_output(["docker", "inspect", "--format", form, *self.containers("mysql")]).split())
 
     def keep_logs(self) -> None:
         """Write what the containers printed to a file under build/, for whoever looks for a reason."""
@@ -316,6 +338,13 @@ class Project:
         forgotten = volumes & existing_volumes()
         if forgotten:
             _output(["docker", "volume", "rm", *forgotten])
+
+
+def _table_made(writer: Writer) -> bool:
+    with contextlib.suppress(ConnectionError, *NOT_NOW):
+        writer.create_table()
+        return True
+    return False
 
 
 def existing_volumes() -> set[str]:
