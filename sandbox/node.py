@@ -54,7 +54,7 @@ class Node:
             "PILOT": "consul" if self.containerpilot is None else "containerpilot",
             "NODE_NAME": self.name,
             "NODE_ADDRESS": self.address,
-            "CONSUL_AGENT": "1",
+            "CONSUL_AGENT": self.shared_env.get("CONSUL_AGENT", "1"),
             "CONSUL_CLIENT_ADDRESS": self.address,
             "MYSQL_DATADIR": str(self.disk / "data"),
             "RUN_DIR": str(self.directory / "run"),
