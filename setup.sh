@@ -30,7 +30,7 @@ secret() {
 # Prints a setting in single quotes: without them Compose takes $ and # for its own.
 setting() {
     case $2 in
-    *\$\{* | *\\* | *$'\n'*) fail "$1 cannot be written into _env: it has \${, a backslash or a newline" ;;
+    *\$\{* | *\\*) fail "$1 cannot be written into _env: it has \${ or a backslash" ;;
     esac
     echo "$1='${2//\'/\\\'}'"
 }

@@ -164,7 +164,7 @@ def test_what_a_key_needs_besides_is_named(tmp_path: Path) -> None:
     assert "ssh-keygen is missing" in refusal(tmp_path, str(path), tools=DOCKER, MANTA_USER="me")
 
 
-@pytest.mark.parametrize("value", ["${HOME}", "back\\slash", "two\nlines"])
+@pytest.mark.parametrize("value", ["${HOME}", "back\\slash"])
 def test_what_compose_would_change_is_refused(tmp_path: Path, value: str) -> None:
     path = key_file(tmp_path, ec.generate_private_key(ec.SECP256R1()), "pem")
     assert "MANTA_ROLE cannot be written" in refusal(tmp_path, str(path), MANTA_USER="me", MANTA_ROLE=value)
