@@ -9,7 +9,7 @@ FROM ${CONSUL_IMAGE} AS consul
 FROM ${BASE_IMAGE} AS build
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
+    && apt-get install -y --no-install-recommends binutils ca-certificates python3 python3-venv
 
 # ContainerPilot, as its project released it last; an empty URL makes an image without it.
 ARG CONTAINERPILOT_URL=https://github.com/joyent/containerpilot/releases/download/3.8.0/containerpilot-3.8.0.tar.gz
@@ -25,7 +25,8 @@ RUN mkdir /pilot \
 COPY requirements.lock /
 RUN python3 -m venv /opt/autopilot/venv \
     && /opt/autopilot/venv/bin/pip install --no-cache-dir --require-hashes --requirement /requirements.lock \
-    && /opt/autopilot/venv/bin/pip uninstall --yes pip
+    && /opt/autopilot/venv/bin/pip uninstall --yes pip \
+    && strip --strip-unneeded /opt/autopilot/venv/lib/python3*/site-packages/zstandard/*.so
 
 COPY etc/ /opt/autopilot/etc/
 COPY bin/ /opt/autopilot/bin/

@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The interpreter of that environment; a shell expression that fails with packages.py's one line.
 VENV = cache=$$($(PYTHON) sandbox/packages.py) && "$$cache/venv/bin/python"
 
-.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-return bench-busy bench-containers
+.PHONY: demo demo-down test test-failover founding lint lock e2e faults bench-failover bench-throughput bench-return bench-busy bench-containers bench-image
 
 # A real cluster on this host: three nodes, a snapshot, a fourth node, a failover. Left running.
 demo:
@@ -72,6 +72,11 @@ bench-containers:
 # A primary while all cores have other work (MINUTES=30), and then with all its connections taken.
 bench-busy:
 	@$(VENV) -m bench.busy --minutes "$(MINUTES)"
+
+# The image's size, and one node in containers from `up` to a healthy primary (5 runs), into bench/results.
+bench-image: RUNS = 5
+bench-image:
+	@$(VENV) -m bench.image --runs "$(RUNS)"
 
 # --- Containers -------------------------------------------------------------------------------------
 

@@ -27,6 +27,14 @@ secret() {
     head -c 18 /dev/urandom | base64 | tr '+/' '-_'
 }
 
+# Prints a setting in single quotes: without them Compose takes $ and # for its own.
+setting() {
+    case $2 in
+    *\$\{* | *\\*) fail "$1 cannot be written into _env: it has \${ or a backslash" ;;
+    esac
+    echo "$1='${2//\'/\\\'}'"
+}
+
 check_docker() {
     command -v docker >/dev/null || fail "docker is missing: install Docker"
     docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
@@ -69,16 +77,14 @@ read_key() {
 write_manta() {
     local key=$1 work=$2 fingerprint
     fingerprint=$(read_key "$key" "$work/key")
-    cat <<TEXT
-BACKUP_DRIVER=manta
-MANTA_URL=${MANTA_URL:-https://us-east.manta.joyent.com}
-MANTA_USER=$MANTA_USER
-MANTA_BUCKET=${MANTA_BUCKET:-/$MANTA_USER/stor/mysql}
-MANTA_KEY_ID=$fingerprint
-MANTA_PRIVATE_KEY=$(tr '\n' '#' <"$work/key")
-TEXT
-    [ -z "${MANTA_SUBUSER-}" ] || echo "MANTA_SUBUSER=$MANTA_SUBUSER"
-    [ -z "${MANTA_ROLE-}" ] || echo "MANTA_ROLE=$MANTA_ROLE"
+    echo BACKUP_DRIVER=manta
+    setting MANTA_URL "${MANTA_URL:-https://us-east.manta.joyent.com}"
+    setting MANTA_USER "$MANTA_USER"
+    setting MANTA_BUCKET "${MANTA_BUCKET:-/$MANTA_USER/stor/mysql}"
+    setting MANTA_KEY_ID "$fingerprint"
+    setting MANTA_PRIVATE_KEY "$(tr '\n' '#' <"$work/key")"
+    [ -z "${MANTA_SUBUSER-}" ] || setting MANTA_SUBUSER "$MANTA_SUBUSER"
+    [ -z "${MANTA_ROLE-}" ] || setting MANTA_ROLE "$MANTA_ROLE"
 }
 
 key=

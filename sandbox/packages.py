@@ -111,25 +111,26 @@ def ensure() -> Packages:
     return packages
 
 
-def program(package: str, path: str) -> list[str]:
-    """Return the words that run a program out of Debian 12's archive, unpacked once into the cache; PackagesError.
+def program(package: str, path: str, suite: str = "bookworm") -> list[str]:
+    """Return the words that run a program out of Debian's archive, unpacked once into the cache; PackagesError.
 
     It runs with the libraries that it was built for, through their own loader.
     """
     packages = Packages(cache_directory())
-    tree = packages.cache / "programs" / package
+    tree = packages.cache / "programs" / f"{package}-{suite}"
     tree.parent.mkdir(parents=True, exist_ok=True)
     with _locked(packages.cache):
         if not _current(tree, LAYOUT):
             _install_tools(packages)
             _say(f"unpacking {package}")
-            with _unpacked(packages.cache, "bookworm", package) as unpacked:
-                new = packages.cache / "programs" / f"{package}.new"
+            with _unpacked(packages.cache, suite, package) as unpacked:
+                new = tree.with_name(f"{tree.name}.new")
                 shutil.rmtree(new, ignore_errors=True)
                 shutil.move(unpacked, new)
             _publish(new, tree)
-    loader = next(tree.glob("lib/*-linux-gnu/ld-linux-*.so.*"))
+    # Newer suites have everything below usr.
     libraries = [*tree.glob("lib/*-linux-gnu"), *tree.glob("usr/lib/*-linux-gnu")]
+    loader = next(each for where in libraries for each in where.glob("ld-linux-*.so.*"))
     return [str(loader), "--library-path", ":".join(map(str, libraries)), str(tree / path)]
 
 

@@ -70,14 +70,15 @@ class Project:
     rows: set[int] = field(default_factory=set)
     doubtful: set[int] = field(default_factory=set)
     next_row: int = 1
+    program: list[str] = field(default_factory=compose_command)
 
     def __post_init__(self) -> None:
         self.settings = {
             "MYSQL_USER": "app",
-            "MYSQL_PASSWORD": secrets.token_urlsafe(18),
+            "MYSQL_PASSWORD": f"$PATH #{secrets.token_urlsafe(18)}'$",
             "MYSQL_DATABASE": "shop",
             "MYSQL_REPL_USER": "repl",
-            "MYSQL_REPL_PASSWORD": secrets.token_urlsafe(18),
+            "MYSQL_REPL_PASSWORD": f"$x#{secrets.token_urlsafe(18)}",
             "MYSQL_ROOT_PASSWORD": secrets.token_urlsafe(18),
             "INNODB_BUFFER_POOL_SIZE": "128M",
             "AWS_ACCESS_KEY": secrets.token_hex(10),
@@ -95,14 +96,16 @@ class Project:
     def write_settings(self) -> None:
         """Write the settings as they are now; `up` then makes the containers anew."""
         self.env_file.touch(mode=0o600)
-        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
+        self.env_file.write_text(
+            "".join(f"{name}={quoted(value)}\n" for name, value in self.settings.items())
+        )
 
     def compose(self, *words: str, timeout: float = 180.0, pilot: str = "") -> str:
         """Run docker-compose on this project and return its output; AssertionError if it fails.
 
         Containers that it makes have `pilot`, by default what their image has.
         """
-        command = [*compose_command(), "-p", NAME]
+        command = [*self.program, "-p", NAME]
         for file in FILES:
             command += ["-f", str(file)]
         environment = {
@@ -345,6 +348,11 @@ def _table_made(writer: Writer) -> bool:
         writer.create_table()
         return True
     return False
+
+
+def quoted(value: str) -> str:
+    """Return a value as docs/containers.md has it written in `_env`."""
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def existing_volumes() -> set[str]:

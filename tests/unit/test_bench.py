@@ -8,6 +8,7 @@ import pytest
 
 from bench import failover
 from bench.failover import Measured
+from bench.image import percentile
 from bench.plot import bars
 
 TIMES = [1.0, 1.1, 1.2, 4.2, 4.3, 9.0]
@@ -41,6 +42,11 @@ def test_medians_and_missing_rows_are_by_fault_and_beside_the_others() -> None:
         }
     }
     assert "node frozen" in failover.plot(found)
+
+
+@pytest.mark.parametrize(("part", "value"), [(0.0, 1.0), (0.5, 2.0), (0.51, 3.0), (0.95, 4.0), (1.0, 4.0)])
+def test_a_percentile_is_a_value_that_was_measured(part: float, value: float) -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], part) == value
 
 
 def test_the_plot_is_an_svg_with_a_bar_for_each_figure() -> None:

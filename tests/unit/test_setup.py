@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -74,8 +75,10 @@ def refusal(directory: Path, *arguments: str, code: int = 1, **options: str | tu
 
 
 def written(directory: Path) -> dict[str, str]:
+    """What Compose reads: a value may stand in single quotes (tests/e2e/test_compose.py asks Compose itself)."""
     assert (directory / "_env").stat().st_mode & 0o777 == 0o600
-    return dict(line.split("=", 1) for line in (directory / "_env").read_text().splitlines())
+    lines = (line.split("=", 1) for line in (directory / "_env").read_text().splitlines())
+    return {name: re.sub(r"^'(.*)'$", r"\1", value).replace("\\'", "'") for name, value in lines}
 
 
 def settings(directory: Path, **environ: str) -> Settings:
@@ -159,6 +162,12 @@ def test_what_a_key_needs_besides_is_named(tmp_path: Path) -> None:
     path = key_file(tmp_path, ec.generate_private_key(ec.SECP256R1()), "pem")
     assert "MANTA_USER is not set" in refusal(tmp_path, str(path))
     assert "ssh-keygen is missing" in refusal(tmp_path, str(path), tools=DOCKER, MANTA_USER="me")
+
+
+@pytest.mark.parametrize("value", ["${HOME}", "back\\slash"])
+def test_what_compose_would_change_is_refused(tmp_path: Path, value: str) -> None:
+    path = key_file(tmp_path, ec.generate_private_key(ec.SECP256R1()), "pem")
+    assert "MANTA_ROLE cannot be written" in refusal(tmp_path, str(path), MANTA_USER="me", MANTA_ROLE=value)
 
 
 def test_it_never_overwrites(tmp_path: Path) -> None:
