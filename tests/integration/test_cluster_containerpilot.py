@@ -80,13 +80,18 @@ def test_every_node_shows_its_metrics_whatever_its_pilot(cluster: Cluster) -> No
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_the_role_goes_to_and_fro_between_pilots(cluster: Cluster, client: Writer, times: int) -> None:
-    old, (one, *_) = roles(cluster)
+def test_the_role_goes_to_and_fro_between_pilots_and_no_mysqld_is_restarted(
+    cluster: Cluster, client: Writer, times: int
+) -> None:
+    old, others = roles(cluster)
+    one = next(node for node in others if (node.containerpilot is None) != (old.containerpilot is None))
+    servers = {node.name: server_pid(node) for node in cluster.nodes}
     done = cluster.manage("switchover", "--to", one.name)
     assert done.returncode == 0, done.stderr
     goes_on(client)
     assert shown(cluster, "mysql-primary") == [one.name]
     never(lambda: old.name in shown(cluster, "mysql-primary"), 8.0, "the former primary passes again")
+    assert {node.name: server_pid(node) for node in cluster.nodes} == servers, "a mysqld was restarted"
 
 
 def test_a_killed_mysqld_is_replaced_and_comes_back(cluster: Cluster, client: Writer) -> None:

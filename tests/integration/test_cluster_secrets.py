@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import stat
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -15,14 +16,28 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.cluster import Cluster
+from sandbox.cluster import DATABASE, Cluster
 from sandbox.packages import Packages
-from tests.integration.clusters import LONG, consul, converged, manage, running, until, write
+from tests.integration.clusters import LONG, consul, converged, manage, running, until
 
 pytestmark = pytest.mark.timeout(600)
 
 GENERATED = re.compile(rb"GENERATED ROOT PASSWORD: (\S+)")
-SECRETS = ("MYSQL_PASSWORD", "MYSQL_REPL_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+# Quoted, or printed by repr, these passwords are not what the log knows how to redact; their letters are still there.
+LETTERS = {"MYSQL_PASSWORD": "kXh7Rw2mQz9s", "MYSQL_REPL_PASSWORD": "Tn4vBq8yLc3d"}
+GIVEN = {name: f"'\"{letters}\\%s#" for name, letters in LETTERS.items()}
+
+# Keeps the command line of whatever a Python program starts: most of these are gone before anybody sees them.
+RECORDER = """
+import os, sys
+
+def record(event, details):
+    if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"):
+        with open({file!r}, "a") as file:
+            file.write(repr(details[:2]) + "\\n")
+
+sys.addaudithook(record)
+"""
 
 
 class Watch:
@@ -64,7 +79,9 @@ class Past:
 
     cluster: Cluster
     watch: Watch
+    # A part of each that no quoting changes.
     secrets: dict[str, bytes]
+    started: Path
 
     def logs(self) -> dict[Path, bytes]:
         """Every log file, by its path."""
@@ -77,15 +94,18 @@ class Past:
 
 @pytest.fixture(scope="module")
 def past(packages: Packages) -> Iterator[Past]:
-    env = {"LOG_LEVEL": "DEBUG", "SNAPSHOT_INTERVAL": "2"}
-    with running(packages, "secrets", "127.0.67", env=env) as cluster:
-        watch = Watch(cluster)
-        try:
-            live(cluster)
-            secrets = {name: cluster.secrets[name].encode() for name in SECRETS}
-            yield Past(cluster, watch, secrets)
-        finally:
-            watch.end()
+    with tempfile.TemporaryDirectory(prefix="autopilot-test-") as recorder:
+        started = Path(recorder) / "started"
+        (Path(recorder) / "sitecustomize.py").write_text(RECORDER.format(file=str(started)))
+        env = {"LOG_LEVEL": "DEBUG", "SNAPSHOT_INTERVAL": "2", "PYTHONPATH": recorder, **GIVEN}
+        with running(packages, "secrets", "127.0.67", env=env) as cluster:
+            watch = Watch(cluster)
+            try:
+                live(cluster)
+                secrets = {**LETTERS, "AWS_SECRET_ACCESS_KEY": cluster.secrets["AWS_SECRET_ACCESS_KEY"]}
+                yield Past(cluster, watch, {name: text.encode() for name, text in secrets.items()}, started)
+            finally:
+                watch.end()
 
 
 def live(cluster: Cluster) -> None:
@@ -93,7 +113,7 @@ def live(cluster: Cluster) -> None:
     cluster.add_node()
     cluster.add_node()
     first = converged(cluster, replicas=1)["primary_name"]
-    write(cluster, "CREATE TABLE kept (n INT PRIMARY KEY)")
+    cluster.node(first).mysql(f"CREATE TABLE {DATABASE}.kept (n INT PRIMARY KEY)")
     key = f"{cluster.service_name}-last-backup"
     until(lambda: cluster.catalogue.key(key) is not None, LONG, "no snapshot")
     cluster.node(first).kill()
@@ -123,10 +143,11 @@ def test_no_log_shows_a_secret_but_the_generated_root_password_once(past: Past) 
 
 def test_no_command_line_shows_a_secret(past: Past) -> None:
     root = root_password(past)
-    lines = past.watch.command_lines
-    assert any(b"mysqld\0" in line for line in lines), "the watch has not seen mysqld"
-    assert any(b"manage.py\0health" in line for line in lines), "the watch has not seen a hook"
-    for line in lines:
+    seen, started = past.watch.command_lines, past.started.read_bytes().splitlines()
+    assert any(b"mysqld\0" in line for line in seen), "the watch has not seen mysqld"
+    assert any(b"manage.py\0health" in line for line in seen), "the watch has not seen a hook"
+    assert any(b"mysql_tzinfo_to_sql" in line for line in started), "what a hook starts was not recorded"
+    for line in (*seen, *started):
         assert past.shown_in(line) == [], line.replace(b"\0", b" ")[:40]
         assert root not in line
 

@@ -82,7 +82,9 @@ def test_the_primarys_node_is_killed(cluster: Cluster, client: Writer) -> None:
     primary.start()
 
 
-def test_switchover_to_a_node(cluster: Cluster, client: Writer, packages: Packages) -> None:
+def test_switchover_to_a_node_restarts_no_mysqld(
+    cluster: Cluster, client: Writer, packages: Packages
+) -> None:
     primary, (_, wanted) = roles(cluster)
     servers = {node.name: server_pid(node) for node in cluster.nodes}
     done = manage(packages, primary.env, "switchover", "--to", wanted.name)

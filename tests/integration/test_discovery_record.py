@@ -239,12 +239,14 @@ SNAPSHOT = SnapshotRecord(
 )
 
 
-def test_a_snapshot_is_recorded_with_its_binlog_under_the_lock(nodes: tuple[Node, Node]) -> None:
+def test_a_snapshot_is_recorded_with_its_binlog_in_one_write_under_the_lock(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     with one.discovery.backup_lock() as lock:
         one.discovery.record_snapshot(SNAPSHOT, lock)
     seen = two.discovery.view()
     assert (seen.last_snapshot, seen.last_binlog) == (SNAPSHOT, "mysql-bin.000002")
+    keys = two.client.read([two.settings.last_backup_key, two.settings.last_binlog_key])
+    assert len({key.index for key in keys.values()}) == 1
 
 
 def test_without_the_lock_no_snapshot_is_recorded(nodes: tuple[Node, Node]) -> None:

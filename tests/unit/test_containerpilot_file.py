@@ -69,6 +69,11 @@ def test_mysqld_starts_after_pre_start_and_always_again() -> None:
     assert not found["preStart"].unlimited
 
 
+def test_no_time_limit_ends_a_large_snapshot_or_restore() -> None:
+    found = jobs(config())
+    assert [found[name].timeout for name in ("preStart", "mysqld", "snapshot")] == [None, None, None]
+
+
 def test_the_hand_over_comes_before_the_end_of_everything_that_it_needs() -> None:
     found = jobs(config())
     assert (found["stop"].event, found["stop"].source) == ("stopping", "mysqld")

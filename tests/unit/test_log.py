@@ -53,3 +53,14 @@ def test_a_log_file_that_is_gone_leaves_stderr(
     log.configure("INFO", "health", [])
     LOG.info("a step")
     assert capsys.readouterr().err.endswith("a step\n")
+
+
+def test_at_no_level_does_a_library_show_what_it_sends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AUTOPILOT_LOG", raising=False)
+    log.configure("DEBUG", "health", [])
+    logging.getLogger("botocore.endpoint").debug("a header")
+    logging.getLogger("urllib3.connectionpool").info("a request")
+    LOG.debug("a step")
+    assert [line.split("] ")[1] for line in capsys.readouterr().err.splitlines()] == ["a step"]

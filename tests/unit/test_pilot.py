@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.flock import flocked
+from manager.pilot import programs
 from manager.pilot.consul import agent_config
 from manager.pilot.programs import HANDOVER_SECONDS, START_INTERVAL, STOP_SECONDS, start_delay
 from manager.pilot.supervisor import supervisor_config
@@ -151,6 +152,21 @@ def test_starts_are_spaced_and_no_clock_makes_one_wait_longer(last: float, now: 
     assert 0.0 <= delay <= START_INTERVAL
     if now >= last:
         assert now + delay - last >= START_INTERVAL - 1e-6
+
+
+def test_no_time_limit_ends_a_large_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def run(command: list[str], **options: object) -> None:
+        assert command == [*MANAGE, "snapshot_task"]
+        assert "timeout" not in options
+        raise Started
+
+    monkeypatch.setattr(programs, "pause", lambda seconds: None)
+    monkeypatch.setattr(programs.subprocess, "run", run)
+    with pytest.raises(Started):
+        programs.run_snapshots(settings(), MANAGE)
 
 
 def test_the_template_is_where_the_image_has_it() -> None:

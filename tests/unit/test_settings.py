@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from manager import setting_values as values
@@ -122,8 +122,9 @@ def test_defaults_follow_an_expanded_service_name() -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=32))
+@example(text="p#w d # $HOME ${HOME}#")
 def test_secrets_are_verbatim(text: str) -> None:
-    found = load(MYSQL_ROOT_PASSWORD=text)
+    found = load(MYSQL_ROOT_PASSWORD=text, HOME="/root")
     assert found.mysql_root_password == Secret(text)
     assert found.secrets == (text,)
 
@@ -139,11 +140,11 @@ def test_a_secret_is_never_shown() -> None:
 # --- *_FILE and SECRETS -------------------------------------------------------------------------
 
 
-def test_a_secret_from_a_file_loses_one_newline(tmp_path: Path) -> None:
+def test_a_secret_from_a_file_loses_one_newline_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "root"
-    file.write_text("a b\n\n")
-    found = load(MYSQL_ROOT_PASSWORD_FILE=str(file))
-    assert found.mysql_root_password == Secret("a b\n")
+    file.write_text("a #b $HOME\n\n")
+    found = load(MYSQL_ROOT_PASSWORD_FILE=str(file), HOME="/root")
+    assert found.mysql_root_password == Secret("a #b $HOME\n")
 
 
 def test_every_secret_has_its_file_form(tmp_path: Path) -> None:
@@ -344,16 +345,45 @@ def test_an_address_is_found_although_consuls_name_is_unknown() -> None:
     values.node(found.node_name)
 
 
-def test_importing_settings_reads_no_environment_and_nothing_heavy() -> None:
+def run_python(code: str) -> str:
+    """What the code prints in an interpreter of its own, which finds the hooks' modules."""
+    env = {"PYTHONPATH": str(ROOT / "bin"), "BACKUP_TTL": "abc"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_settings_imports_nothing_heavy() -> None:
     code = "import sys, manager.settings; print({'consul', 'requests', 'boto3', 'pymysql'} & {*sys.modules})"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(ROOT / "bin"), "BACKUP_TTL": "abc"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.strip() == "set()"
+    assert run_python(code) == "set()"
+
+
+LOOK_AT_IMPORTS = """
+import importlib, os, pkgutil, sys
+import manager
+
+def watched(method):
+    def call(*given):
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename in ("<frozen os>", "<frozen _collections_abc>"):
+            frame = frame.f_back
+        if frame.f_code.co_filename.startswith(sys.path[1]):
+            readers.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        return method(*given)
+    return call
+
+readers, environment = [], type(os.environ)
+for name in ("__getitem__", "__iter__"):
+    setattr(environment, name, watched(getattr(environment, name)))
+modules = [one.name for one in pkgutil.walk_packages(manager.__path__, "manager.")]
+for name in (*modules, "manage", "pilot"):
+    importlib.import_module(name)
+print(len(modules) > 50, readers)
+"""
+
+
+def test_no_module_reads_a_setting_at_import_time() -> None:
+    """What is read then is not what `load` is given, and is checked by nobody."""
+    assert run_python(LOOK_AT_IMPORTS) == "True []"
 
 
 def test_the_usual_aws_variables_are_no_half_of_ours() -> None:
