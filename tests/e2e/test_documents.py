@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """Nothing is up yet; the base images are named in `.env`, and those of the project are built."""
     assert project.leftovers() == [], "the tests before these have left something"
     directory = tmp_path_factory.mktemp("documents") / "checkout"
@@ -72,8 +73,11 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Chec
     shell(the_block(__file__, "checkout").text, env=env, cwd=directory)
     named = dict(line.split("=", 1) for line in (directory / ".env").read_text().splitlines())
     assert named == dict(project.images)
+    settings = dict(project.settings)
     project.rows.clear()
-    return made
+    yield made
+    project.rows.clear()
+    project.settings = settings
 
 
 def test_the_quick_start(checkout: Checkout) -> None:
