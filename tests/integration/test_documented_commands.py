@@ -85,6 +85,15 @@ def last_snapshot(cluster: Cluster) -> str:
     return str(json.loads(cluster.status("--json"))["last_snapshot"]["id"])
 
 
+def members(cluster: Cluster) -> set[str]:
+    return set(the_record(cluster)["members"])
+
+
+def replicas(cluster: Cluster) -> set[str]:
+    """The server_uuids of all nodes but the primary's."""
+    return {server.uuid for node in roles(cluster)[1] if (server := look(node)) is not None}
+
+
 def form(line: str) -> str:
     """A line of `status` without what differs from cluster to cluster."""
     line = line.partition(", hold-off")[0]
@@ -98,8 +107,9 @@ def test_the_demo_is_broken_and_mended(cluster: Cluster) -> None:
     said = shell(the_block(__file__, "test_the_demo_is_broken_and_mended").text, env=HOST)
     assert all(f"mysql-{node.name} " in said for node in cluster.nodes)
     converged(cluster, 3)
-    # From here on there are three: all replicas are members.
+    # From here on there are three, and both replicas are members.
     cluster.remove_node(next(node.name for node in roles(cluster)[1] if node.name != "node-2"))
+    until(lambda: members(cluster) == replicas(cluster), LONG, lambda: f"{the_record(cluster)}")
     converged(cluster, 2)
 
 
