@@ -66,7 +66,7 @@ class Cluster:
             raise SandboxError("a cluster in namespaces has Consul and S3 servers of its own")
         self.directory = directory
         self.packages = packages or ensure()
-        subnet = subnet or (NAMESPACES if namespaces else LOOPBACK)
+        subnet = subnet or (NAMESPACES if namespaces else os.environ.get("AUTOPILOT_SUBNET") or LOOPBACK)
         self._state: dict[str, Any] = {
             "service_name": service_name,
             "subnet": subnet,

@@ -51,7 +51,7 @@ def running(
     `name` tells this cluster's directory from those of other files; `options` are those of Cluster.
     """
     directory = Path(f"/tmp/autopilot-test-{name}-{os.getuid()}")
-    with _only_one(directory.with_suffix(".lock")):
+    with only_one(directory.with_suffix(".lock")):
         Cluster(directory, packages=packages).down()
         cluster = Cluster(directory, subnet=subnet, packages=packages, **options)
         try:
@@ -64,7 +64,7 @@ def running(
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def only_one(path: Path) -> Iterator[None]:
     """Two runs of one file would use the same addresses, and take down each other's nodes."""
     with open(path, "w") as file:
         try:

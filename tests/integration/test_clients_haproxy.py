@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import pytest
 
 from sandbox.cluster import DATABASE, Cluster
 from sandbox.health import Endpoint
-from sandbox.packages import ROOT, Packages, program
+from sandbox.packages import Packages, program
 from sandbox.processes import Process, answers, wait_for
 from sandbox.writer import Writer
+from tests.commands import wrapper
+from tests.documents import ROOT, replaced, the_block
 from tests.integration.clusters import LONG, converged, goes_on, roles, running, server_pid, until, writer
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
@@ -39,9 +42,15 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def haproxy(cluster: Cluster, module_directory: Path) -> Iterator[Process]:
-    command = [*program("haproxy", "usr/sbin/haproxy"), "-f", str(ROOT / "docs" / "clients" / "haproxy.cfg")]
-    environ = {**os.environ, "CONSUL_DNS": f"{cluster.consul_address}:8600", "LISTEN": ADDRESS}
-    process = Process(command, log=module_directory / "haproxy.log", env=environ)
+    here = [
+        ("CONSUL_DNS=127.0.0.1", f"CONSUL_DNS={cluster.consul_address}"),
+        ("LISTEN=0.0.0.0", f"LISTEN={ADDRESS}"),
+    ]
+    command = shlex.split(replaced(the_block(__file__, "haproxy").text, here))
+    programs = module_directory / "programs"
+    wrapper(programs, "haproxy", program("haproxy", "usr/sbin/haproxy"))
+    environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    process = Process(["env", f"--chdir={ROOT}", *command], log=module_directory / "haproxy.log", env=environ)
     assert wait_for(lambda: answers(ADDRESS, 3306), 10.0), (module_directory / "haproxy.log").read_text()
     yield process
     process.kill()

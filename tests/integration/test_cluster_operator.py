@@ -15,6 +15,8 @@ from sandbox.node import Node
 from sandbox.packages import Packages
 from sandbox.servers import consul_ready
 from sandbox.writer import Writer
+from tests.commands import on, shell
+from tests.documents import claimed, replaced, the_block
 from tests.integration.clusters import (
     LONG,
     ask,
@@ -36,6 +38,8 @@ from tests.integration.clusters import (
     until,
     write,
 )
+
+DOCUMENTED = "mysql-backup-2026-07-01T02-00-00Z"
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 
@@ -124,14 +128,14 @@ def test_one_of_two_members_is_all_that_is_left(cluster: Cluster) -> None:
     )
     never(lambda: the_record(cluster)["epoch"] > epoch or open_nodes(cluster), 6.0, "promoted by itself")
 
-    told = cluster.manage("failover", "--dry-run", "--force").stdout
+    dry_run, force = the_block(__file__, "test_one_of_two_members_is_all_that_is_left").lines
+    told = on(left, dry_run)
     assert f"would promote: {left.name}" in told
     assert "at risk: 1 of 2 members do not answer: what they alone hold" in told
     assert f"at risk: {left.name} has restarted and may have forgotten what it acknowledged" in told
     assert the_record(cluster)["epoch"] == epoch
 
-    done = cluster.manage("failover", "--force", seconds=150)
-    assert done.returncode == 0, done.stderr
+    on(left, force)
     assert the_record(cluster)["primary_name"] == left.name
     until(lambda: writable(cluster), LONG, "nothing can be written")
     primary.start()
@@ -174,6 +178,7 @@ def test_bootstrap_on_what_is_left(cluster: Cluster, packages: Packages) -> None
 
 
 def test_bootstrap_from_a_snapshot_when_nothing_else_is_left(cluster: Cluster, packages: Packages) -> None:
+    forget, found = claimed(__file__, "test_bootstrap_from_a_snapshot_when_nothing_else_is_left")
     (last,) = cluster.nodes
     write(cluster, "INSERT INTO kept VALUES (3)")
     taken = manage(packages, last.env | {"BACKUP_TTL": "1"}, "snapshot_task")
@@ -187,6 +192,8 @@ def test_bootstrap_from_a_snapshot_when_nothing_else_is_left(cluster: Cluster, p
     assert not [lock for lock in locks if lock.get("Session")]
     last.kill()
     cluster.remove_node(last.name)
+    shell(forget.text, env={**cluster.env, "CONSUL_HTTP_ADDR": f"{cluster.consul_address}:8500"})
+    assert consul(cluster, "kv/mysql?keys") is None
     kill_consul(cluster)
     shutil.rmtree(cluster.directory / "consul" / "data")
     cluster.start_consul()
@@ -198,8 +205,9 @@ def test_bootstrap_from_a_snapshot_when_nothing_else_is_left(cluster: Cluster, p
     assert unknown.code == 1
     assert "snapshot no-such-snapshot has no manifest" in unknown.one_line()
     assert record(cluster) is None
-    done = manage(packages, fresh.env, "bootstrap", "--force", "--snapshot", snapshot)
-    assert done.code == 0, done.lines
+    newest = f"the newest is {snapshot}"
+    until(lambda: newest in str(shown(cluster, fresh.name).get("note")), LONG, "status names no snapshot")
+    on(fresh, replaced(found.text, [(DOCUMENTED, snapshot)]))
     cluster.add_node()
     converged(cluster, 1)
     same_rows(cluster, "kept", {1, 2, 3})

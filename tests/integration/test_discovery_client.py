@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from manager.errors import ConsulDenied, ConsulError, ConsulUnavailable, Transac
 from manager.pilot import open_pilot
 from sandbox import servers
 from sandbox.packages import Packages
+from tests.documents import the_block
 from tests.integration.consul_nodes import make_node, make_settings, new_service, request
 
-ROOT = Path(__file__).resolve().parents[2]
 MASTER = "11111111-1111-1111-1111-111111111111"
 GOOD = "22222222-2222-2222-2222-222222222222"
 WEAK = "33333333-3333-3333-3333-333333333333"
@@ -169,9 +168,8 @@ def guarded(start_consul: StartConsul) -> str:
     """A Consul that denies by default, with the documented token and one that may do nothing of ours."""
     acl = {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER, "agent": MASTER}}
     address = start_consul("127.0.42.39", config={"acl": acl}).address
-    rules = re.findall(r"```hcl\n(.*?)```", (ROOT / "docs" / "configuration.md").read_text(), re.DOTALL)[0]
     for name, token, policy in (
-        ("good", GOOD, rules),
+        ("good", GOOD, the_block(__file__, "guarded").text),
         ("weak", WEAK, 'key_prefix "other" { policy = "write" }'),
     ):
         request(address, "PUT", "acl/policy", {"Name": name, "Rules": policy}, X_Consul_Token=MASTER)

@@ -15,21 +15,20 @@ import pytest
 
 from manager import metrics
 from sandbox.cluster import Cluster
-from sandbox.packages import ROOT, Packages, program
+from sandbox.packages import Packages, program
 from sandbox.processes import Process
-from tests.integration.clusters import LONG, converged, running, the_record, until
+from tests.documents import ROOT, claimed, replaced
+from tests.integration.clusters import LONG, consul, converged, running, the_record, until
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 
 ADDRESS = "127.0.79.5:9090"
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
-
-
-def block(beginning: str) -> str:
-    """The YAML block of the document that begins with that line."""
-    return next(
-        text for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.S) if text.startswith(beginning)
-    )
+DISCOVERY = """\
+    consul_sd_configs:
+      - server: consul:8500
+        services: [mysql-node]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +42,11 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, module_directory: Path) -> Iterator[Process]:
     converged(cluster, 1)
-    (module_directory / "rules.yml").write_text(block("groups:"))
-    # Debian builds Prometheus without the discovery in Consul that the document shows.
-    targets = [{"targets": [f"{node.address}:9090"], "labels": {"node": node.name}} for node in cluster.nodes]
-    scrape = {"job_name": "mysql", "scrape_interval": "2s", "static_configs": targets}
-    content = {
-        "global": {"evaluation_interval": "2s"},
-        "rule_files": ["rules.yml"],
-        "scrape_configs": [scrape],
-    }
-    (module_directory / "prometheus.yml").write_text(json.dumps(content))
+    scrape, rules = claimed(__file__, "prometheus")
+    (module_directory / "rules.yml").write_text(rules.text)
+    here = [(DISCOVERY, f"    static_configs: {json.dumps(found_in_consul(cluster))}\n"), ("5s", "2s")]
+    general = "global: {evaluation_interval: 2s}\nrule_files: [rules.yml]\n"
+    (module_directory / "prometheus.yml").write_text(general + replaced(scrape.text, here))
     command = [
         *program("prometheus", "usr/bin/prometheus"),
         f"--config.file={module_directory}/prometheus.yml",
@@ -63,6 +57,20 @@ def prometheus(cluster: Cluster, module_directory: Path) -> Iterator[Process]:
     until(lambda: process.alive and get("/-/ready") is not None, LONG, "Prometheus is not ready")
     yield process
     process.kill()
+
+
+def found_in_consul(cluster: Cluster) -> list[dict[str, Any]]:
+    """What Prometheus's own discovery in Consul would find: Debian builds Prometheus without it."""
+    return [
+        {
+            "targets": [f"{one['ServiceAddress']}:{one['ServicePort']}"],
+            "labels": {
+                "__meta_consul_service_address": one["ServiceAddress"],
+                "__meta_consul_service_id": one["ServiceID"],
+            },
+        }
+        for one in consul(cluster, "catalog/service/mysql-node")
+    ]
 
 
 def get(path: str) -> str | None:
@@ -121,7 +129,7 @@ def test_nothing_alarms_while_all_is_well_and_a_lost_node_does(cluster: Cluster,
     text = get("/api/v1/rules")
     assert text is not None
     rules = [rule for group in json.loads(text)["data"]["groups"] for rule in group["rules"]]
-    assert len(rules) == block("groups:").count("- alert:")
+    assert len(rules) == DOCUMENT.count("- alert:")
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
     until(lambda: query('ALERTS{alertstate="firing"}') == [], LONG, lambda: str(query("ALERTS")))
     for node in cluster.nodes:

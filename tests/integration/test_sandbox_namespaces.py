@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from sandbox.cluster import Cluster, SandboxError
 from sandbox.network import Network
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
+from tests.documents import the_block
 from tests.integration.clusters import running
 
 SUBNET = "198.18.207"
@@ -106,6 +108,23 @@ if ROOT:
         finally:
             at_a.end()
             at_b.end()
+
+    def test_the_documented_ways_to_cut_a_node_off(network: Network) -> None:
+        """Its lines one by one: between them it shows what each does."""
+        block = the_block(__file__, "test_the_documented_ways_to_cut_a_node_off")
+        hosts = [SimpleNamespace(name=name, address=address) for name, address in (("a", A), ("b", B))]
+        space = {"cluster": SimpleNamespace(network=network, nodes=hosts)}
+        at_a = Receiver(network, "a", A)
+        try:
+            reached = []
+            for line in block.lines:
+                exec(line, space)
+                if "heal" in line:  # after a while the switch forwards again
+                    assert wait_for(lambda: at_a.gets(network, "b"), 30.0)
+                reached.append((at_a.gets(network, "b"), at_a.gets(network, None)))
+            assert reached == [(True, True), (False, True), (False, False), (True, True)]
+        finally:
+            at_a.end()
 
     def test_what_a_crashed_run_left_is_removed_and_what_runs_is_not(network: Network) -> None:
         again = Network(SUBNET)

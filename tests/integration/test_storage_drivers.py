@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -17,8 +16,8 @@ import pytest
 from manager.errors import CannotList, ConfigError, ObjectMissing, StoreError
 from manager.settings import load
 from manager.storage import Store, open_store
+from tests.documents import ROOT, the_block
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = {"NODE_NAME": "node-1", "NODE_ADDRESS": "127.0.0.1"}
 
 
@@ -40,10 +39,7 @@ def local(tmp_path: Path) -> Store:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The driver of the documentation, word for word."""
-    page = (ROOT / "docs" / "storage-driver.md").read_text()
-    example = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert example is not None
-    (tmp_path / "folder_driver.py").write_text(example[1])
+    (tmp_path / "folder_driver.py").write_text(the_block(__file__, "own").text)
     (tmp_path / "folder").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "folder_driver", raising=False)

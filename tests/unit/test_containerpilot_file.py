@@ -9,6 +9,7 @@ from manager.pilot import containerpilot
 from manager.pilot.programs import HANDOVER_SECONDS, STOP_SECONDS
 from tests.containerpilot.schema import Config, Job, SchemaError, parse
 from tests.containerpilot.template import render
+from tests.documents import replaced, the_block
 
 ENVIRON = {
     "CONSUL_URL": "http://127.0.0.1:8500",
@@ -53,6 +54,15 @@ def test_three_services_are_advertised_and_mysqld_is_none() -> None:
     node = shown["shop-node"].health
     assert node is not None
     assert node.ttl == containerpilot.NODE_TTL
+
+
+def test_the_documented_watch() -> None:
+    own = '{ consul: "consul:8500", control: { socket: "/run/app.socket" },'
+    found = parse(replaced(the_block(__file__, "test_the_documented_watch").text, [("{\n", f"{own}\n")]))
+    assert found.watches == {"mysql-primary": 1}
+    (job,) = found.jobs
+    assert (job.event, job.source, job.each) == ("changed", "watch.mysql-primary", True)
+    assert job.command == ("/usr/local/bin/reconnect.sh",)
 
 
 def test_no_service_may_have_the_name_of_a_job() -> None:

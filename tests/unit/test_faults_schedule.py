@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faults.__main__ import parser
 from faults.partitions import Hosts, partition
 from faults.schedule import KINDS, Planned, schedule, selected
+from tests.documents import ROOT, the_block
 
 NAMES = list(KINDS)
 PARTITIONS = [name for name in NAMES if name.startswith("partition-")]
@@ -139,3 +143,23 @@ def test_every_partition_is_known() -> None:
         assert partition(kind, HOSTS, [0.6, 0.6, 0.6]).text
     with pytest.raises(ValueError, match="no partition"):
         partition("node-kill", HOSTS, [0.0])
+
+
+# --- The document -------------------------------------------------------------------------------
+
+
+def test_the_documented_runs() -> None:
+    """They take minutes each: here make says what it would run, and that is what the program takes."""
+    lines = the_block(__file__, "test_the_documented_runs").lines
+    for line in lines:
+        command, *words = shlex.split(line, comments=True)
+        assert (command, words[0]) == ("make", "faults")
+        done = subprocess.run(
+            ["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        _, arguments = done.stdout.replace("\\\n", "").split(" -m faults ")
+        given = vars(parser().parse_args(shlex.split(arguments)))
+        assert selected(given["faults"].replace(",", " ").split(), root=True), line
+        for name, _, value in (word.partition("=") for word in words[1:]):
+            assert given[name.lower()] == value, line
+    assert len(lines) > 3

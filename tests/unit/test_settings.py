@@ -19,8 +19,8 @@ from manager import settings
 from manager.errors import AutopilotError, ConfigError
 from manager.settings import Secret, Settings
 from manager.variables import VARIABLES
+from tests.documents import ROOT, replaced, the_block
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = {"NODE_NAME": "node-1", "NODE_ADDRESS": "127.0.42.11"}
 
 
@@ -195,6 +195,15 @@ def test_a_key_management_system_wins_and_is_called_once(vault: Callable[[str], 
     )
     assert (found.mysql_root_password, found.backup_ttl) == (Secret("from vault"), 60)
     assert sys.modules["test_vault"].calls == [1]
+
+
+def test_the_documented_source_of_secrets(tmp_path: Path, vault: Callable[[str], None]) -> None:
+    file = tmp_path / "mysql"
+    file.write_text("from vault\n")
+    block = the_block(__file__, "test_the_documented_source_of_secrets")
+    vault(replaced(block.text, [("/run/vault/mysql", str(file))]))
+    found = load(SECRETS="test_vault:settings", MYSQL_USER="app", MYSQL_PASSWORD="from environment")
+    assert found.mysql_password == Secret("from vault")
 
 
 @pytest.mark.parametrize("spec", ["test_vault", "test_vault:nothing", "no_such_module:settings", ":settings"])

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from manager.settings import Settings, load
 from sandbox.packages import ROOT, install_programs
+from tests.documents import the_block
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 FORMS = {
@@ -109,6 +110,17 @@ def test_it_writes_what_the_settings_take(tmp_path: Path) -> None:
     passwords = {found[name] for name in found if "PASSWORD" in name or "SECRET" in name}
     assert len(passwords) == 3
     assert all(len(password) == 24 for password in passwords)
+
+
+def test_it_writes_the_documented_file(tmp_path: Path) -> None:
+    run(tmp_path)
+    block = the_block(__file__, "test_it_writes_the_documented_file")
+    documented = dict(line.split("=", 1) for line in block.lines)
+    generated = {name for name, value in documented.items() if value == "..."}
+    assert generated == {name for name in documented if "PASSWORD" in name or "SECRET" in name}
+    found = written(tmp_path)
+    assert list(found) == list(documented)
+    assert {**found, **dict.fromkeys(generated, "...")} == documented
 
 
 @pytest.mark.parametrize("form", FORMS)
