@@ -310,11 +310,13 @@ class Project:
         finally:
             self.docker("network", "connect", "--ip", address, NETWORK, container)
 
-    def build_newer(self) -> None:
-        """Give the nodes' image name to a newer image."""
+    def build_newer(self, dockerfile: str) -> None:
+        """Give the nodes' image name to a newer image, which is built on it and has an option of its own."""
         context = self.directory / "newer"
-        context.mkdir()
-        (context / "Dockerfile").write_text(f"FROM {self.image}\nLABEL newer=yes\n")
+        for name in ("conf.d", "initdb.d"):
+            (context / name).mkdir(parents=True)
+        (context / "Dockerfile").write_text(dockerfile)
+        (context / "conf.d" / "own.cnf").write_text("[mysqld]\nmax_connections = 77\n")
         environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
         _output(["docker", "build", "--tag", self.image, str(context)], 300, environment)
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from manager.settings import load
 from sandbox.packages import ROOT
+from tests.documents import the_block
 from tests.e2e.compose import LABEL, Project, quoted, wait_until
 from tests.e2e.versions import VERSIONS, compose, config, output, settings
 
@@ -37,7 +38,6 @@ AWKWARD = {
     "LETTERS": "äß€",
     "LINES": "a\nb",
     "EMPTY": "",
-    "MANUAL": 'pa$$ #word\'s "end"',
 }
 """What any secret may hold; `x` and `HOME` are set where Compose runs."""
 
@@ -92,6 +92,13 @@ def test_the_laptops_file_extends_the_other(tmp_path: Path, project: Project, ve
 def test_quoted_values_are_read_as_they_are(tmp_path: Path, project: Project, version: str) -> None:
     found = settings(version, env_file(tmp_path, AWKWARD), x="expanded", HOME="/expanded")
     assert {name: found[name] for name in AWKWARD} == AWKWARD
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_documented_value_is_read_as_it_is(tmp_path: Path, project: Project, version: str) -> None:
+    path = tmp_path / "_env"
+    path.write_text(the_block(__file__, "test_the_documented_value_is_read_as_it_is").text)
+    assert settings(version, path)["MYSQL_PASSWORD"] == 'pa$$ #word\'s "end"'
 
 
 def test_what_the_manual_warns_of_is_so(tmp_path: Path, project: Project) -> None:

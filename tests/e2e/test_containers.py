@@ -11,6 +11,7 @@ import pymysql
 import pytest
 
 from sandbox.writer import TABLE, Writer
+from tests.documents import replaced, the_block
 from tests.e2e.compose import Project, existing_volumes, say, wait_until
 
 pytestmark = pytest.mark.timeout(1500)
@@ -114,7 +115,8 @@ def test_scaled_down_to_three_nothing_is_lost(project: Project) -> None:
 
 def test_every_container_is_replaced_by_a_newer_image(project: Project) -> None:
     old = project.images_in_use()
-    project.build_newer()
+    text = the_block(__file__, "test_every_container_is_replaced_by_a_newer_image").text
+    project.build_newer(replaced(text, [("FROM autopilot-mysql\n", f"FROM {project.image}\n")]))
     with project.writing():
         primary = project.primary_container()
         for container in [each for each in project.containers("mysql") if each != primary] + [primary]:
@@ -126,6 +128,11 @@ def test_every_container_is_replaced_by_a_newer_image(project: Project) -> None:
     new = project.images_in_use()
     assert len(new) == 1
     assert old.isdisjoint(new)
+    primary_now = project.primary()
+    assert primary_now is not None
+    with project.client(primary_now) as cursor:
+        cursor.execute("SELECT @@max_connections")
+        assert cursor.fetchone() == (77,)
 
 
 def test_containers_made_anew_after_a_change_of_env_keep_their_rows(project: Project) -> None:

@@ -6,6 +6,7 @@ and the network, which reaches nothing outside.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -43,7 +44,10 @@ class Checkout:
 
     def settle(self, nodes: int) -> None:
         """Wait until every node is in its role, with every acknowledged row."""
-        wait_until(lambda: self.project.converged(nodes), SETTLE_SECONDS, f"{nodes} nodes in their roles")
+        what = f"{nodes} nodes in their roles"
+        wait_until(
+            lambda: not self.project.lacks(nodes), SETTLE_SECONDS, what, lambda: self.project.lacks(nodes)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +73,14 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "S3_IMAGE": f"{NAME}-s3",
         "PILOT": project.pilot,
     }
-    made = Checkout(directory, project, env)
+    own = dataclasses.replace(
+        project, directory=directory.parent, settings=dict(project.settings), rows=set(), doubtful=set()
+    )
+    made = Checkout(directory, own, env)
     shell(the_block(__file__, "checkout").text, env=env, cwd=directory)
     named = dict(line.split("=", 1) for line in (directory / ".env").read_text().splitlines())
     assert named == dict(project.images)
-    settings = dict(project.settings)
-    project.rows.clear()
     yield made
-    project.rows.clear()
-    project.settings = settings
 
 
 def test_the_quick_start(checkout: Checkout) -> None:
@@ -87,7 +90,8 @@ def test_the_quick_start(checkout: Checkout) -> None:
     checkout.project.settings.update(written)
     checkout.run(up)
     wait_until(lambda: checkout.project.primary() is not None, START_SECONDS, "a healthy primary")
-    checkout.project.write("quick start", 10)
+    with checkout.project.writing():
+        pass
     checkout.run(scale)
     checkout.settle(3)
     said = checkout.run(status)
