@@ -10,7 +10,6 @@ import dataclasses
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Nothing is up yet; the base images are named in `.env`, and those of the project are built."""
     assert project.leftovers() == [], "the tests before these have left something"
     directory = tmp_path_factory.mktemp("documents") / "checkout"
@@ -80,7 +79,7 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shell(the_block(__file__, "checkout").text, env=env, cwd=directory)
     named = dict(line.split("=", 1) for line in (directory / ".env").read_text().splitlines())
     assert named == dict(project.images)
-    yield made
+    return made
 
 
 def test_the_quick_start(checkout: Checkout) -> None:

@@ -12,7 +12,7 @@ from manager.hooks import bootstrap, health, on_change, operator, pre_start, res
 HOOKS = (bootstrap, failover, health, on_change, operator, pre_start, promotion, rescue, snapshot_task, steps)
 
 COMMANDS = {
-    "pre_start", "health", "on_change", "snapshot_task", "rescue", "pre_stop",
+    "pre_start", "health", "on_change", "snapshot_task", "rescue", "first_start", "pre_stop",
     "status", "switchover", "failover", "pause", "resume", "bootstrap",
 }  # fmt: skip
 
