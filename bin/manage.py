@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -52,6 +53,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--witness", action="store_true", help="begin nothing: be there for the outcome of a runner at work"
     )
     commands.add_parser("snapshot_task", help="take a snapshot if one is due")
+    commands.add_parser("snapshot", help="take a snapshot now, due or not")
+    snapshots = commands.add_parser("snapshots", help="list the snapshots in the store")
+    snapshots.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    restore = commands.add_parser("restore", help="build a data directory from a snapshot")
+    restore.add_argument("--snapshot", metavar="ID", help="the snapshot; without it the last one")
+    restore.add_argument("--datadir", metavar="DIR", type=Path, required=True, help="an empty directory")
     commands.add_parser("rescue", help="save and rebuild a diverged node (started by health)")
     commands.add_parser("first_start", help="run the users' first-start scripts (started by health)")
     commands.add_parser("pre_stop", help="hand the primary's role over before mysqld is stopped")
@@ -127,6 +134,18 @@ def run(node: Node, options: argparse.Namespace) -> int:
             from manager.hooks import snapshot_task
 
             return snapshot_task.run(node)
+        case "snapshot":
+            from manager.hooks import snapshot_task
+
+            return snapshot_task.now(node)
+        case "snapshots":
+            from manager.hooks import snapshots
+
+            return snapshots.show(node, as_json=options.json)
+        case "restore":
+            from manager.hooks import snapshots
+
+            return snapshots.restore_to(node, snapshot=options.snapshot, datadir=options.datadir)
         case "rescue":
             from manager.hooks import rescue
 

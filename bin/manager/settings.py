@@ -87,6 +87,8 @@ class Settings:
     auto_rebuild: bool
     snapshot_interval: int
     snapshot_node: str
+    snapshot_keep: int | None
+    snapshot_keep_days: int | None
     pilot: Literal["containerpilot", "consul"]
     metrics_port: int
 
@@ -104,6 +106,11 @@ class Settings:
     def paused_key(self) -> str:
         """The key that is there while automatic action is paused."""
         return f"{self.service_name}-paused"
+
+    @property
+    def restoring_prefix(self) -> str:
+        """What the keys begin with that say which snapshots are being restored."""
+        return f"{self.service_name}-restoring/"
 
     @property
     def node_title(self) -> str:

@@ -12,6 +12,7 @@ from manager.discovery.cluster import ClusterView, Instance
 from manager.gtid import GtidSet
 from manager.mysql.state import ServerState
 from manager.node import Node
+from manager.table import table
 from manager.view import Peer, read_peer, read_peers
 
 COLUMNS = ("node", "role", "address", "healthy", "replication", "lag_s", "transactions", "errant")
@@ -122,15 +123,17 @@ def _snapshot(cluster: ClusterView, now: float) -> dict[str, Any] | None:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """Return the report as people read it. Pure."""
-    rows = [COLUMNS, *(tuple(_cell(n[c]) for c in COLUMNS) for n in report["nodes"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    table = "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    rows = [tuple(_cell(n[c]) for c in COLUMNS) for n in report["nodes"]]
     history = [f"promoted {line}" for line in (report["cluster"] or {}).get("history", [])[-3:]]
     notes = [f"{n['node']}: {n['note'] or n['error']}" for n in report["nodes"] if not n["healthy"]]
     return "\n".join(
-        [_headline(report["cluster"]), table, *notes, *history, _snapshot_line(report["last_snapshot"])]
+        [
+            _headline(report["cluster"]),
+            table(COLUMNS, rows),
+            *notes,
+            *history,
+            _snapshot_line(report["last_snapshot"]),
+        ]
     )
 
 

@@ -175,6 +175,20 @@ VARIABLES: tuple[Variable, ...] = (
         values.one_of("primary", "replica"),
     ),
     _V(
+        "SNAPSHOT_KEEP",
+        "",
+        "remove all but so many of the newest snapshots",
+        values.whole(1, 100000),
+        computed="all",
+    ),
+    _V(
+        "SNAPSHOT_KEEP_DAYS",
+        "",
+        "keep those that are younger, whatever SNAPSHOT_KEEP says; alone: remove the others",
+        values.whole(1, 36500),
+        computed="no limit",
+    ),
+    _V(
         "PILOT",
         "",
         "what runs the hooks: `containerpilot`, or `consul` (a Consul agent under supervisord)",

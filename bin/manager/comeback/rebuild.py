@@ -25,8 +25,8 @@ from manager.mysql.state import ServerState
 from manager.node import Node
 from manager.nodefile import NodeFile
 from manager.snapshot import clone
+from manager.snapshot.guarded import restore_here
 from manager.snapshot.progress import Pace
-from manager.snapshot.restore import restore
 from manager.storage.base import sync_directory
 from manager.view import Peer
 
@@ -71,7 +71,7 @@ def fetch(node: Node, conn: Connection, cluster: ClusterView, primary: Peer, pla
         LOG.warning("rebuilding from snapshot %s: %s", snapshot.id, refused)
         _prepare(node, place, target)
         target.mkdir(mode=0o750)
-        restore(node.settings, node.store, snapshot.id, target)
+        restore_here(node, snapshot.id, target)
         source = f"snapshot {snapshot.id}"
     _sync_tree(target)
     return source

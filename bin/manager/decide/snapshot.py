@@ -26,8 +26,12 @@ def due(
     snapshot_node: str,
     ttl: int,
     now: float,
+    asked: bool = False,
 ) -> Due:
-    """Return whether this node takes a snapshot now. `ttl` in seconds, `now` in seconds of the epoch."""
+    """Return whether this node takes a snapshot now. `ttl` in seconds, `now` in seconds of the epoch.
+
+    `asked`: a person wants one, from this very node.
+    """
     record = cluster.record
     if record is None or record.state != "open":
         return Due(False, "there is no open cluster")
@@ -35,6 +39,11 @@ def due(
     if primary and not server.serves:
         return Due(False, "this node is the primary, but not open")
     healthy = sorted(i.name for i in cluster.of("replica") if i.passing)
+    if asked:
+        fit = primary or name in healthy
+        return Due(
+            fit, "it was asked for" if fit else "this node is neither the primary nor a healthy replica"
+        )
     turn = healthy[0] if snapshot_node == "replica" and healthy else None
     if turn is None and not primary:
         return Due(False, "this node is not the primary")

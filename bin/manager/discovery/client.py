@@ -78,6 +78,11 @@ class Operation:
         """Remove `key`; only for keys that are no locks. One that is not there is fine."""
         return _operation("delete", key)
 
+    @staticmethod
+    def delete_unchanged(key: str, index: int) -> dict[str, Any]:
+        """Remove `key` if its index is `index`."""
+        return _operation("delete-cas", key, Index=index)
+
 
 class Client:
     """Consul's API as the rest needs it. All methods may raise ConsulUnavailable, ConsulDenied, ConsulError.
@@ -108,6 +113,11 @@ class Client:
         answer = self._transaction([_operation("get-tree", key) for key in keys], [("consistent", "1")])
         found = {entry["KV"]["Key"]: _key(entry["KV"]) for entry in answer["Results"] or ()}
         return {name: key for name, key in found.items() if name in wanted}
+
+    def read_below(self, prefix: str) -> dict[str, Key]:
+        """Return all keys that begin with `prefix`, from one consistent read."""
+        answer = self._transaction([_operation("get-tree", prefix)], [("consistent", "1")])
+        return {entry["KV"]["Key"]: _key(entry["KV"]) for entry in answer["Results"] or ()}
 
     def check_readable(self, key: str) -> None:
         """Raise ConsulDenied where an ACL hides `key`: a transaction's read shows a hidden key as missing."""

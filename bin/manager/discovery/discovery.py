@@ -6,8 +6,10 @@ not that something is absent, and, after a change, not that it was refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from manager.discovery.client import Client, Operation
@@ -23,7 +25,7 @@ from manager.discovery.cluster import (
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record, SnapshotRecord
 from manager.discovery.session import NodeSession
-from manager.errors import LockLost, TransactionRefused
+from manager.errors import ConsulError, LockLost, TransactionRefused
 from manager.settings import Settings
 
 
@@ -165,6 +167,26 @@ class Discovery:
     def backup_lock(self, reason: str = "snapshot") -> Lock:
         """Return a context manager that holds the snapshot lock; entering raises LockHeld."""
         return self._lock_on(self._settings.backup_lock_key, "snapshot", reason)
+
+    @contextlib.contextmanager
+    def restoring(self, snapshot_id: str) -> Iterator[None]:
+        """Say, for the time of the block, that a snapshot is being restored, so that nobody removes it."""
+        key = f"{self._settings.restoring_prefix}{self._settings.node_name}.{os.getpid()}"
+        with self._lock_on(key, "restore", snapshot_id):
+            yield
+        with contextlib.suppress(ConsulError):  # `being_restored` takes away what stays
+            self._client.transaction([Operation.delete(key)])
+
+    def being_restored(self) -> frozenset[str]:
+        """Return the ids of the snapshots that somebody restores now; keys of those who died are removed."""
+        found = set()
+        for name, key in self._client.read_below(self._settings.restoring_prefix).items():
+            if key.session is None:
+                self._client.transaction([Operation.delete_unchanged(name, key.index)])
+                continue
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                found.add(str(json.loads(key.text)["reason"]))
+        return frozenset(found)
 
     def _lock_on(self, key: str, what: str, reason: str, checks: Sequence[str] = ()) -> Lock:
         return Lock(self._settings, key, what=what, reason=reason, timeout=self._timeout, checks=checks)

@@ -4,8 +4,6 @@ database: the one that is there, a restored snapshot, or an empty one (SPEC 3)."
 from __future__ import annotations
 
 import logging
-import os
-import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +13,11 @@ from manager.discovery.cluster import ClusterView
 from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
 from manager.hooks import last, silence
 from manager.mysql import config, initialise
+from manager.mysql.ownership import give_to_mysqld
 from manager.node import Node
 from manager.nodefile import NodeFile
 from manager.snapshot.catalogue import service_snapshots
-from manager.snapshot.restore import restore
+from manager.snapshot.guarded import restore_here
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def run(node: Node) -> int:
         rebuild.exchange(node)
         _trim(node)
         _prepare(node)
-        _give_to_mysqld(node)
+        give_to_mysqld(settings, settings.mysql_datadir, settings.run_dir)
     return 0
 
 
@@ -128,13 +127,13 @@ def _fill(node: Node, wanted: str) -> None:
         initialise.initialise(node.settings)
         LOG.info("an empty database is initialised")
     node.write_file(file)
-    _give_to_mysqld(node)
+    give_to_mysqld(node.settings, datadir)
     nodefile.end_building(datadir)
 
 
 def _restore(node: Node, snapshot_id: str) -> NodeFile:
     LOG.info("restoring snapshot %s", snapshot_id)
-    manifest = restore(node.settings, node.store, snapshot_id, node.settings.mysql_datadir)
+    manifest = restore_here(node, snapshot_id, node.settings.mysql_datadir)
     LOG.info("snapshot %s is restored", snapshot_id)
     return NodeFile(origin="restored", cluster_id=manifest.cluster_id)
 
@@ -158,18 +157,3 @@ def _ask_whether_it_may_found(node: Node, file: NodeFile, cluster: ClusterView) 
         LOG.warning("no cluster record in Consul, but %s: this node founds nothing", why)
         return replace(file, may_found=False, why_not_found=f"{why}; founding anew needs a person")
     return replace(file, may_found=True, why_not_found="")
-
-
-def _give_to_mysqld(node: Node) -> None:
-    """Started by root, mysqld runs as MYSQLD_USER and owns its data; otherwise it runs as we do."""
-    if os.geteuid() != 0:
-        return
-    try:
-        account = pwd.getpwnam(node.settings.mysql_user_os)
-    except KeyError:
-        raise ConfigError(f"MYSQLD_USER: there is no OS user {node.settings.mysql_user_os}") from None
-    datadir = node.settings.mysql_datadir
-    for path in (datadir, *datadir.rglob("*"), node.settings.run_dir):
-        found = path.lstat()
-        if (found.st_uid, found.st_gid) != (account.pw_uid, account.pw_gid):
-            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""`snapshot_task`: take a snapshot if one is due and it is this node's turn (SPEC 3)."""
+"""`snapshot_task`: take a snapshot if one is due and it is this node's turn (SPEC 3); `snapshot`: take one now."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import time
 from manager.decide.snapshot import Due, due
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import SnapshotRecord
-from manager.errors import Busy, LockHeld, SnapshotError
+from manager.errors import AutopilotError, Busy, CannotList, ConsulError, LockHeld, SnapshotError, StoreError
 from manager.gtid import GtidSet
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
+from manager.snapshot import retention
+from manager.snapshot.catalogue import manifests
 from manager.snapshot.manifest import Manifest
 from manager.snapshot.naming import snapshot_name
 from manager.snapshot.take import take
@@ -21,34 +23,50 @@ LOG = logging.getLogger(__name__)
 
 def run(node: Node) -> int:
     """Return 0 when nothing is due or the snapshot is complete and recorded; an AutopilotError otherwise."""
-    cluster, server, verdict = _look(node)
+    _, _, verdict = _look(node)
     if not verdict.take:
         LOG.debug("no snapshot: %s", verdict.reason)
         return 0
     try:
-        with node.alone("snapshot"), node.discovery.backup_lock() as lock:
-            cluster, server, verdict = _look(node)
-            if not verdict.take or cluster.record is None:
-                LOG.info("no snapshot: %s", verdict.reason)
-                return 0
-            LOG.info("taking a snapshot: %s", verdict.reason)
-            with node.local(timeout=5.0) as conn:
-                manifest = take(
-                    node.settings,
-                    conn,
-                    node.store,
-                    cluster_id=cluster.record.id,
-                    name=snapshot_name(node.settings, time.time()),
-                )
-            _remove_unusable(node, manifest)
-            node.discovery.record_snapshot(_record(node, manifest), lock)
-            LOG.info("snapshot %s is complete: %d bytes", manifest.id, manifest.size)
+        why = _take(node, asked=False)
     except (Busy, LockHeld) as other:
-        LOG.info("no snapshot: %s", other)
+        why = str(other)
+    if why:
+        LOG.info("no snapshot: %s", why)
     return 0
 
 
-def _look(node: Node) -> tuple[ClusterView, ServerState, Due]:
+def now(node: Node) -> int:
+    """Take one, due or not; return 0 when it is recorded. AutopilotError, also if somebody else is taking one."""
+    why = _take(node, asked=True)
+    if why:
+        raise AutopilotError(f"no snapshot: {why}")
+    return 0
+
+
+def _take(node: Node, *, asked: bool) -> str:
+    """Take, record and tidy up under the locks; returns why there is nothing to take, or nothing."""
+    with node.alone("snapshot"), node.discovery.backup_lock() as lock:
+        cluster, _, verdict = _look(node, asked=asked)
+        if not verdict.take or cluster.record is None:
+            return verdict.reason
+        LOG.info("taking a snapshot: %s", verdict.reason)
+        with node.local(timeout=5.0) as conn:
+            manifest = take(
+                node.settings,
+                conn,
+                node.store,
+                cluster_id=cluster.record.id,
+                name=snapshot_name(node.settings, time.time()),
+            )
+        _remove_unusable(node, manifest)
+        node.discovery.record_snapshot(_record(node, manifest), lock)
+        LOG.info("snapshot %s is complete: %d bytes", manifest.id, manifest.size)
+        _tidy(node, manifest)
+    return ""
+
+
+def _look(node: Node, *, asked: bool = False) -> tuple[ClusterView, ServerState, Due]:
     settings = node.settings
     cluster = node.discovery.view()
     with node.local() as conn:
@@ -61,6 +79,7 @@ def _look(node: Node) -> tuple[ClusterView, ServerState, Due]:
         snapshot_node=settings.snapshot_node,
         ttl=settings.backup_ttl,
         now=time.time(),
+        asked=asked,
     )
     return cluster, server, verdict
 
@@ -88,3 +107,28 @@ def _record(node: Node, manifest: Manifest) -> SnapshotRecord:
         at=manifest.at,
         binlog=manifest.binlog or "",
     )
+
+
+def _tidy(node: Node, newest: Manifest) -> None:
+    """Remove what retention lets go; a fault of it leaves the new snapshot as good as it is."""
+    settings, store = node.settings, node.store
+    keep, keep_days = settings.snapshot_keep, settings.snapshot_keep_days
+    try:
+        retention.remove_orphans(settings, store, time.time())
+        if keep is None and keep_days is None:
+            return
+        surplus = retention.surplus(
+            manifests(store, settings),
+            cluster_id=newest.cluster_id,
+            keep=keep,
+            keep_days=keep_days,
+            now=time.time(),
+            spared={newest.id},
+        )
+        for old in surplus:
+            if retention.remove(store, old, node.discovery.being_restored):
+                LOG.info("snapshot %s is removed: it is not kept any longer", old.id)
+    except CannotList:
+        LOG.debug("this driver cannot list, so nothing is removed")
+    except (StoreError, ConsulError) as error:
+        LOG.warning("old snapshots stay: %s", error)

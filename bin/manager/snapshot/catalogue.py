@@ -22,15 +22,27 @@ def service_snapshots(store: Store, settings: Settings) -> list[str]:
     if its name is one of this service's: it may belong to a cluster that lives.
     StoreError if the store is away, CannotList if the driver cannot tell.
     """
-    found: dict[str, StoredObject] = {}
-    for prefix in {fixed_prefix(settings), f"{settings.service_name}-backup-"}:
-        found |= {each.name: each for each in store.list(prefix) if each.name.endswith(MANIFEST_SUFFIX)}
     dated = []
-    for each in found.values():
+    for each in _stored_manifests(store, settings):
         at = _taken_at(store, settings, each)
         if at is not None:
             dated.append((at, each.name.removesuffix(MANIFEST_SUFFIX)))
     return [snapshot_id for _, snapshot_id in sorted(dated, reverse=True)]
+
+
+def manifests(store: Store, settings: Settings) -> list[Manifest]:
+    """Return the manifests of this SERVICE_NAME's snapshots that can be read, the newest first.
+
+    StoreError if the store is away, CannotList if the driver cannot tell.
+    """
+    found = []
+    for each in _stored_manifests(store, settings):
+        try:
+            found.append(find(store, each.name.removesuffix(MANIFEST_SUFFIX)))
+        except (ObjectMissing, SnapshotError) as error:
+            log.warning("%s", error)
+    ours = [each for each in found if each.service_name == settings.service_name]
+    return sorted(ours, key=lambda each: (each.at, each.id), reverse=True)
 
 
 def find(store: Store, snapshot_id: str) -> Manifest:
@@ -50,6 +62,13 @@ def find(store: Store, snapshot_id: str) -> Manifest:
     if manifest.id != snapshot_id:
         raise SnapshotError(f"{name} describes another snapshot, {manifest.id}")
     return manifest
+
+
+def _stored_manifests(store: Store, settings: Settings) -> list[StoredObject]:
+    found: dict[str, StoredObject] = {}
+    for prefix in {fixed_prefix(settings), f"{settings.service_name}-backup-"}:
+        found |= {each.name: each for each in store.list(prefix) if each.name.endswith(MANIFEST_SUFFIX)}
+    return list(found.values())
 
 
 def _taken_at(store: Store, settings: Settings, stored: StoredObject) -> float | None:

@@ -9,6 +9,7 @@ from manager.errors import SnapshotError
 from manager.snapshot.naming import manifest_name
 
 FORMAT = 1
+GOOD = "good"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,8 @@ class Manifest:
     `gtid` was read just before the copy, so everything in it is in the copy; `gtid_after` just after it, so
     nothing else is. `size` and `sha256` are those of the stored (compressed) object, `unpacked` is the number
     of bytes that a restore writes. `origin` is the origin of the data directory (see `nodefile`), `taken_on`
-    the node, whose replication settings the copy holds if it was a replica. `at` is in epoch seconds.
+    the node, whose replication settings the copy holds if it was a replica. `at` is in epoch seconds. `verdict` is what
+    the last verification found: empty before there was one, `good`, or else what is wrong; `verified_at` when.
     """
 
     id: str
@@ -38,12 +40,19 @@ class Manifest:
     from_replica: bool
     at: int
     binlog: str | None
+    verdict: str = ""
+    verified_at: int = 0
     format: int = FORMAT
 
     @property
     def name(self) -> str:
         """The manifest's own name in the store."""
         return manifest_name(self.id)
+
+    @property
+    def bad(self) -> bool:
+        """True if a verification has found that it cannot be trusted."""
+        return self.verdict not in ("", GOOD)
 
     def to_json(self) -> bytes:
         """The stored form: readable by people, one field a line."""
