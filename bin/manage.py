@@ -59,6 +59,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     restore = commands.add_parser("restore", help="build a data directory from a snapshot")
     restore.add_argument("--snapshot", metavar="ID", help="the snapshot; without it the last one")
     restore.add_argument("--datadir", metavar="DIR", type=Path, required=True, help="an empty directory")
+    verify = commands.add_parser("verify", help="find out whether a snapshot can be restored and is sound")
+    verify.add_argument("--snapshot", metavar="ID", help="the snapshot; without it the last one")
     commands.add_parser("rescue", help="save and rebuild a diverged node (started by health)")
     commands.add_parser("first_start", help="run the users' first-start scripts (started by health)")
     commands.add_parser("pre_stop", help="hand the primary's role over before mysqld is stopped")
@@ -146,6 +148,10 @@ def run(node: Node, options: argparse.Namespace) -> int:
             from manager.hooks import snapshots
 
             return snapshots.restore_to(node, snapshot=options.snapshot, datadir=options.datadir)
+        case "verify":
+            from manager.hooks import verification
+
+            return verification.run(node, snapshot=options.snapshot)
         case "rescue":
             from manager.hooks import rescue
 

@@ -140,6 +140,10 @@ class SnapshotError(AutopilotError):
 # --- Return -------------------------------------------------------------------------------------
 
 
+class SnapshotDamaged(SnapshotError):
+    """What the store gives for a snapshot is not what its manifest says."""
+
+
 class FirstStartError(AutopilotError):
     """One of the users' first-start scripts has failed; the text shows no statement of it."""
 

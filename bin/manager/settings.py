@@ -89,6 +89,7 @@ class Settings:
     snapshot_node: str
     snapshot_keep: int | None
     snapshot_keep_days: int | None
+    verify_interval: int | None
     pilot: Literal["containerpilot", "consul"]
     metrics_port: int
 
@@ -106,6 +107,11 @@ class Settings:
     def paused_key(self) -> str:
         """The key that is there while automatic action is paused."""
         return f"{self.service_name}-paused"
+
+    @property
+    def last_verify_key(self) -> str:
+        """The key that says when a snapshot was verified last."""
+        return f"{self.service_name}-last-verify"
 
     @property
     def restoring_prefix(self) -> str:
@@ -239,7 +245,12 @@ def _check_together(result: Mapping[str, Any]) -> None:
     if result["backup_driver"] == "local" and result["storage_dir"] is None:
         raise ConfigError("STORAGE_DIR is missing, although BACKUP_DRIVER is local")
     service = result["service_name"]
-    fixed = {"cluster": "the cluster's record", "failover": "the failover lock", "paused": "the pause"}
+    fixed = {
+        "cluster": "the cluster's record",
+        "failover": "the failover lock",
+        "paused": "the pause",
+        "last-verify": "verification",
+    }
     taken = {f"{service}-{name}": what for name, what in fixed.items()}
     for name in ("PRIMARY_KEY", "BACKUP_LOCK_KEY", "LAST_BACKUP_KEY", "LAST_BINLOG_KEY"):
         owner = taken.setdefault(result[name.lower()], name)

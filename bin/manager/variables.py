@@ -189,6 +189,13 @@ VARIABLES: tuple[Variable, ...] = (
         computed="no limit",
     ),
     _V(
+        "VERIFY_INTERVAL",
+        "",
+        "seconds after which a snapshot is verified again, by a replica if there is one",
+        values.whole(60),
+        computed="never",
+    ),
+    _V(
         "PILOT",
         "",
         "what runs the hooks: `containerpilot`, or `consul` (a Consul agent under supervisord)",

@@ -254,7 +254,12 @@ class TestJoiningFromEmpty:
 
     def test_purged_transactions_need_a_snapshot(self) -> None:
         purged = server(purged=gtids("A:1-3"))
-        expect(empty(cluster=cluster(), primary=peer("node-1", purged)), Action.WAIT, "there is none yet")
+        without = empty(cluster=cluster(), primary=peer("node-1", purged))
+        expect(without, Action.COME_BACK, "it gets a copy of the primary")
+        too_old = cluster(last_snapshot=snapshot(gtid=str(gtids("A:1-2"))))
+        expect(
+            empty(cluster=too_old, primary=peer("node-1", purged)), Action.COME_BACK, "a copy of the primary"
+        )
         with_snapshot = cluster(last_snapshot=snapshot())
         expect(
             empty(cluster=with_snapshot, primary=peer("node-1", purged)), Action.BEGIN_ANEW, "has purged 3"
@@ -265,7 +270,7 @@ class TestJoiningFromEmpty:
         seen = empty(cluster=adopted, server=closed(executed=gtids(""), row=row(B, adopted.record)))
         expect(
             view("node-2", file=EMPTY, server=seen.server, cluster=adopted, primary=peer("node-1", server())),
-            Action.WAIT,
+            Action.COME_BACK,
             "rows that are in no binlog",
         )
 

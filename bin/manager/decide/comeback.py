@@ -26,10 +26,13 @@ def next_step(view: View, extra: GtidSet) -> tuple[bool, str]:
 
 
 def bars_a_rebuild(view: View) -> str:
-    """Return why this node must not be rebuilt now, empty if it may."""
+    """Return why this node's data must not be replaced now by a copy of the primary, empty if it may.
+
+    A node that was never part of the cluster has nothing that AUTO_REBUILD could spare.
+    """
     if view.file.origin == "adopted":
         return "its data directory was adopted, and such a one is never rebuilt"
-    if not view.auto_rebuild:
+    if view.file.ready and not view.auto_rebuild:
         return "AUTO_REBUILD is no"
     if view.cluster is not None and view.cluster.paused is not None:
         return f"paused {view.cluster.paused}"

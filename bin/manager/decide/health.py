@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from manager.decide.comeback import next_step
+from manager.decide.comeback import bars_a_rebuild, next_step
 from manager.decide.join import Join, errant, may_join, received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Record
 from manager.first_start import Phase
+from manager.gtid import GtidSet
 from manager.view import Peer, View, primary_instance, replicates
 
 
@@ -183,10 +184,14 @@ def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision
 
 def _compared(view: View, record: Record, primary: Peer) -> Decision:
     join, reason = may_join(view, record, primary)
-    if join is Join.NEEDS_SNAPSHOT and view.file.origin == "initialised" and not view.file.ready:
-        if view.cluster is not None and view.cluster.last_snapshot is not None:
+    if join is Join.NEEDS_SNAPSHOT:
+        if view.file.origin == "initialised" and not view.file.ready and _has_snapshot(view, primary):
             return Decision(Action.BEGIN_ANEW, reason)
-        return Decision(Action.WAIT, f"{reason}, and there is none yet")
+        barred = bars_a_rebuild(view)
+        if barred:
+            return Decision(Action.WAIT, f"{reason}; stays out: {barred}")
+        note = f" (last attempt: {view.comeback.note})" if view.comeback and view.comeback.note else ""
+        return Decision(Action.COME_BACK, f"{reason}; it gets a copy of the primary{note}")
     if join is Join.DIVERGED and primary.state is not None:
         rescue, how = next_step(view, errant(view.server, primary.state))
         return Decision(Action.COME_BACK if rescue else Action.WAIT, f"{reason}; {how}")
@@ -209,6 +214,12 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
         why = f": {source.io_error}" if source.io_error else ""
         return Decision(Action.WAIT, f"replication is connecting to {primary.name}{why}")
     return Decision(Action.START, f"replication from {primary.name} is stopped, {reason}")
+
+
+def _has_snapshot(view: View, primary: Peer) -> bool:
+    """True if the last snapshot holds all that the primary has purged, so that a restored node can follow."""
+    last = view.cluster.last_snapshot if view.cluster is not None else None
+    return last is not None and primary.state is not None and primary.state.purged <= GtidSet.parse(last.gtid)
 
 
 def _may_pass(errno: int) -> bool:

@@ -168,6 +168,26 @@ class Discovery:
         """Return a context manager that holds the snapshot lock; entering raises LockHeld."""
         return self._lock_on(self._settings.backup_lock_key, "snapshot", reason)
 
+    def replace_snapshot(self, snapshot_id: str, other: SnapshotRecord | None) -> None:
+        """Name another snapshot, or none, as the last one, if it is still `snapshot_id`."""
+        name = self._settings.last_backup_key
+        key = self._client.read([name]).get(name)
+        if key is None or SnapshotRecord.from_json(key.text).id != snapshot_id:
+            return
+        gone = Operation.delete_unchanged(name, key.index)
+        self._client.transaction([Operation.cas(name, other.to_json(), key.index) if other else gone])
+
+    def note_verification(self, at: float) -> None:
+        """Note that a snapshot was verified at `at`, in seconds since 1970."""
+        self._client.transaction([Operation.set(self._settings.last_verify_key, f"{at:.0f}")])
+
+    def last_verification(self) -> float:
+        """When a snapshot was verified last, in seconds since 1970; 0 if never."""
+        key = self._client.read([self._settings.last_verify_key]).get(self._settings.last_verify_key)
+        with contextlib.suppress(ValueError):
+            return float(key.text) if key else 0.0
+        return 0.0
+
     @contextlib.contextmanager
     def restoring(self, snapshot_id: str) -> Iterator[None]:
         """Say, for the time of the block, that a snapshot is being restored, so that nobody removes it."""

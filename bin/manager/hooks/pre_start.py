@@ -10,7 +10,16 @@ from pathlib import Path
 from manager import first_start, nodefile, process
 from manager.comeback import rebuild, trim
 from manager.discovery.cluster import ClusterView
-from manager.errors import AutopilotError, CannotList, ConfigError, ConsulError, ConsulUnavailable, StoreError
+from manager.errors import (
+    AutopilotError,
+    CannotList,
+    ConfigError,
+    ConsulError,
+    ConsulUnavailable,
+    ObjectMissing,
+    SnapshotDamaged,
+    StoreError,
+)
 from manager.hooks import last, silence
 from manager.mysql import config, initialise
 from manager.mysql.ownership import give_to_mysqld
@@ -18,11 +27,13 @@ from manager.node import Node
 from manager.nodefile import NodeFile
 from manager.snapshot.catalogue import service_snapshots
 from manager.snapshot.guarded import restore_here
+from manager.snapshot.verdict import condemn
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
 
 CONSUL_WAIT = 600.0
+READS = 2
 
 
 def run(node: Node) -> int:
@@ -115,13 +126,8 @@ def _wait_for_consul(node: Node) -> ClusterView:
 def _fill(node: Node, wanted: str) -> None:
     datadir = node.settings.mysql_datadir
     cluster = _wait_for_consul(node)
-    record, snapshot = cluster.record, cluster.last_snapshot
-    if wanted:
-        file = _restore(node, wanted)
-    elif snapshot is not None and (record is None or snapshot.cluster_id == record.id):
-        nodefile.begin_building(datadir)
-        file = _restore(node, snapshot.id)
-    else:
+    file = _restore(node, wanted) if wanted else _restore_last(node, cluster)
+    if file is None:
         file = _ask_whether_it_may_found(node, NodeFile(origin="initialised"), cluster)
         nodefile.begin_building(datadir)
         initialise.initialise(node.settings)
@@ -129,6 +135,31 @@ def _fill(node: Node, wanted: str) -> None:
     node.write_file(file)
     give_to_mysqld(node.settings, datadir)
     nodefile.end_building(datadir)
+
+
+def _restore_last(node: Node, cluster: ClusterView) -> NodeFile | None:
+    """Restore the last snapshot, or if it is damaged the one before it, and so on; None if there is none.
+
+    One that was read in a damaged form twice is condemned, and nobody uses it again.
+    """
+    datadir = node.settings.mysql_datadir
+    damaged: list[str] = []
+    while True:
+        record, snapshot = cluster.record, cluster.last_snapshot
+        if snapshot is None or (record is not None and snapshot.cluster_id != record.id):
+            return None
+        if damaged.count(snapshot.id) == READS:
+            return None  # and it could not be condemned
+        nodefile.begin_building(datadir)
+        try:
+            return _restore(node, snapshot.id)
+        except (SnapshotDamaged, ObjectMissing) as error:
+            LOG.error("%s", error)
+            damaged.append(snapshot.id)
+            nodefile.empty(datadir)
+            if damaged.count(snapshot.id) == READS:
+                condemn(node, snapshot.id, str(error))
+                cluster = _wait_for_consul(node)
 
 
 def _restore(node: Node, snapshot_id: str) -> NodeFile:

@@ -1,4 +1,6 @@
-"""`rescue`: started by health beside itself on a node that has diverged; it saves, copies, and cleans up (SPEC 7).
+"""`rescue`: started by health on a node that has diverged, or lacks what the primary has purged (SPEC 7).
+
+It saves what the primary lacks, if anything, gets a copy of the primary, and cleans up.
 
 Health has 4 s and this may take hours. Killed at any point, the next run goes on where it stopped.
 """
@@ -133,16 +135,31 @@ def _confirmed(node: Node, conn: Connection) -> _Diverged | None:
 
 def _come_back(node: Node, conn: Connection, found: _Diverged) -> None:
     comeback = found.view.comeback
-    if comeback is None or not comeback.has_saved(found.extra):
+    if not found.extra:
+        comeback = comeback or _nothing_to_save(node, found)
+    elif comeback is None or not comeback.has_saved(found.extra):
         comeback = _save(node, found)
     barred = bars_a_rebuild(found.view)
     if barred:
-        LOG.warning("saved as %s; not rebuilt: %s", comeback.folder, barred)
+        LOG.warning("not rebuilt: %s", barred)
         return
     _restart(node, conn, _copy(node, conn, found, comeback))
 
 
 # --- Its steps ----------------------------------------------------------------------------------
+
+
+def _nothing_to_save(node: Node, found: _Diverged) -> Comeback:
+    """It has nothing that the primary lacks: it is only too far behind for replication, or empty."""
+    comeback = Comeback(
+        phase=Phase.SAVED,
+        cluster_id=found.record.id,
+        server_uuid=found.view.server.server_uuid,
+        folder="",
+        extra="",
+    )
+    state.write(node.settings.mysql_datadir, comeback)
+    return comeback
 
 
 def _save(node: Node, found: _Diverged) -> Comeback:

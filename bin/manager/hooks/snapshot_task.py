@@ -7,9 +7,10 @@ import time
 
 from manager.decide.snapshot import Due, due
 from manager.discovery.cluster import ClusterView
-from manager.discovery.record import SnapshotRecord
 from manager.errors import AutopilotError, Busy, CannotList, ConsulError, LockHeld, SnapshotError, StoreError
 from manager.gtid import GtidSet
+from manager.hooks import verification
+from manager.hooks.verdict import start_long
 from manager.mysql.state import ServerState, read_state
 from manager.node import Node
 from manager.snapshot import retention
@@ -17,15 +18,18 @@ from manager.snapshot.catalogue import manifests
 from manager.snapshot.manifest import Manifest
 from manager.snapshot.naming import snapshot_name
 from manager.snapshot.take import take
+from manager.snapshot.verdict import entry
 
 LOG = logging.getLogger(__name__)
 
 
 def run(node: Node) -> int:
     """Return 0 when nothing is due or the snapshot is complete and recorded; an AutopilotError otherwise."""
-    _, _, verdict = _look(node)
+    cluster, _, verdict = _look(node)
     if not verdict.take:
         LOG.debug("no snapshot: %s", verdict.reason)
+        if verification.due(node, cluster, time.time()):
+            start_long(node, "verify")
         return 0
     try:
         why = _take(node, asked=False)
@@ -60,7 +64,7 @@ def _take(node: Node, *, asked: bool) -> str:
                 name=snapshot_name(node.settings, time.time()),
             )
         _remove_unusable(node, manifest)
-        node.discovery.record_snapshot(_record(node, manifest), lock)
+        node.discovery.record_snapshot(entry(manifest), lock)
         LOG.info("snapshot %s is complete: %d bytes", manifest.id, manifest.size)
         _tidy(node, manifest)
     return ""
@@ -93,20 +97,6 @@ def _remove_unusable(node: Node, manifest: Manifest) -> None:
         node.store.delete(manifest.name)
         node.store.delete(manifest.id)
         raise SnapshotError(f"snapshot {manifest.id} is not usable and is removed: its GTID set does not fit")
-
-
-def _record(node: Node, manifest: Manifest) -> SnapshotRecord:
-    return SnapshotRecord(
-        id=manifest.id,
-        path=manifest.path,
-        cluster_id=manifest.cluster_id,
-        gtid=manifest.gtid,
-        size=manifest.size,
-        sha256=manifest.sha256,
-        server_version=manifest.server_version,
-        at=manifest.at,
-        binlog=manifest.binlog or "",
-    )
 
 
 def _tidy(node: Node, newest: Manifest) -> None:

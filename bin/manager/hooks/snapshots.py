@@ -89,7 +89,7 @@ def restore_to(node: Node, *, snapshot: str | None, datadir: Path) -> int:
     AutopilotError: the directory is not empty, there is no such snapshot, or the restore fails. What is half-made
     bears the mark of it, and is emptied by the next try.
     """
-    snapshot = snapshot or _latest(node)
+    snapshot = snapshot or latest(node)
     datadir.mkdir(parents=True, exist_ok=True)
     if nodefile.is_building(datadir):
         nodefile.empty(datadir)
@@ -106,7 +106,8 @@ def restore_to(node: Node, *, snapshot: str | None, datadir: Path) -> int:
     return 0
 
 
-def _latest(node: Node) -> str:
+def latest(node: Node) -> str:
+    """Return the id of the snapshot that a new node would start with; AutopilotError if there is none."""
     cluster = _cluster(node)
     if cluster is not None and cluster.last_snapshot is not None:
         return cluster.last_snapshot.id

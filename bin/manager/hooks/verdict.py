@@ -76,7 +76,7 @@ def start_on_change(node: Node) -> None:
 
 
 def start_long(node: Node, command: str) -> None:
-    """Start `rescue` or `first_start` beside this hook, at most every 5 s; one runs per node at a time."""
+    """Start `rescue`, `first_start` or `verify` beside this hook, at most every 5 s; one runs per node at a time."""
     mark = node.settings.run_dir / f"{command}.started"
     with contextlib.suppress(FileNotFoundError):
         if 0 <= time.time() - mark.stat().st_mtime < BESIDE_INTERVAL:

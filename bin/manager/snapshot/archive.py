@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
-from manager.errors import SnapshotError
+from manager.errors import SnapshotDamaged, SnapshotError
 from manager.storage.base import sync_directory
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def unpack(chunks: Iterable[bytes], target: Path) -> int:
     """Write the files of a compressed tar stream below `target`, durably; returns their size in bytes.
 
     Files get mode 0640, directories 0750, both the owner of the process. Nothing existing is overwritten.
-    SnapshotError if the stream is damaged, ends early, or names anything outside `target`, a link, a device,
+    SnapshotDamaged if the stream is damaged, ends early, or names anything outside `target`, a link, a device,
     or a hidden file at the top. Reads the stream to its end.
     """
     source = io.BufferedReader(_Source(iter(chunks)), BLOCK)
@@ -106,7 +106,7 @@ def unpack(chunks: Iterable[bytes], target: Path) -> int:
             for directory in directories:
                 sync_directory(directory)
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
-        raise SnapshotError(f"the archive is damaged or ends early: {error}") from None
+        raise SnapshotDamaged(f"the archive is damaged or ends early: {error}") from None
     except OSError as error:
         raise SnapshotError(f"cannot write {error.filename or target}: {error.strerror}") from None
     while source.read(BLOCK):
@@ -115,12 +115,14 @@ def unpack(chunks: Iterable[bytes], target: Path) -> int:
 
 
 def check_member(member: tarfile.TarInfo) -> PurePosixPath:
-    """The relative path at which a member may be written; SnapshotError if there is none."""
+    """The relative path at which a member may be written; SnapshotDamaged if there is none."""
     path = PurePosixPath(member.name)
     if not (member.isreg() or member.isdir()):
-        raise SnapshotError(f"the archive holds {member.name!r}, which is neither a file nor a directory")
+        raise SnapshotDamaged(f"the archive holds {member.name!r}, which is neither a file nor a directory")
     if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].startswith("."):
-        raise SnapshotError(f"the archive holds {member.name!r}, which is no name for a file of the database")
+        raise SnapshotDamaged(
+            f"the archive holds {member.name!r}, which is no name for a file of the database"
+        )
     return path
 
 
@@ -163,7 +165,7 @@ def _content(path: Path, size: int) -> Iterator[bytes]:
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     content = tar.extractfile(member)
     if content is None:
-        raise SnapshotError(f"the archive holds no content for {member.name!r}")
+        raise SnapshotDamaged(f"the archive holds no content for {member.name!r}")
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as file:
         while chunk := content.read(BLOCK):
             file.write(chunk)

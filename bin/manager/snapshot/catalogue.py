@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
-from manager.errors import ObjectMissing, SnapshotError
+from manager.errors import ObjectMissing, SnapshotDamaged, SnapshotError
 from manager.settings import Settings
 from manager.snapshot.manifest import Manifest
 from manager.snapshot.naming import MANIFEST_SUFFIX, fixed_prefix, is_ours, manifest_name
@@ -60,7 +60,7 @@ def find(store: Store, snapshot_id: str) -> Manifest:
         ) from None
     manifest = Manifest.from_json(data, name)
     if manifest.id != snapshot_id:
-        raise SnapshotError(f"{name} describes another snapshot, {manifest.id}")
+        raise SnapshotDamaged(f"{name} describes another snapshot, {manifest.id}")
     return manifest
 
 

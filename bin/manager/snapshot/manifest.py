@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
-from manager.errors import SnapshotError
+from manager.errors import SnapshotDamaged, SnapshotError
 from manager.snapshot.naming import manifest_name
 
 FORMAT = 1
@@ -60,12 +60,12 @@ class Manifest:
 
     @staticmethod
     def from_json(data: bytes, name: str) -> Manifest:
-        """Read the stored form; SnapshotError, naming `name`, if it is damaged or of a newer format."""
+        """Read the stored form; SnapshotDamaged, naming `name`, if it is; SnapshotError if it is of a newer format."""
         try:
             content = json.loads(data)
             stored_format = content["format"]
         except (ValueError, KeyError, TypeError):
-            raise SnapshotError(f"{name} is no manifest of a snapshot, or is damaged") from None
+            raise SnapshotDamaged(f"{name} is no manifest of a snapshot, or is damaged") from None
         if not isinstance(stored_format, int) or stored_format > FORMAT:
             raise SnapshotError(
                 f"{name} has format {stored_format}; this version reads up to {FORMAT}: upgrade"
@@ -74,8 +74,8 @@ class Manifest:
         try:
             manifest = Manifest(**{key: value for key, value in content.items() if key in known})
         except TypeError:
-            raise SnapshotError(f"{name} lacks fields of a manifest; the snapshot cannot be used") from None
+            raise SnapshotDamaged(f"{name} lacks fields of a manifest; the snapshot cannot be used") from None
         for key, expected in known.items():
             if type(getattr(manifest, key)).__name__ not in str(expected).replace("None", "NoneType"):
-                raise SnapshotError(f"{name} has a wrong {key}; the snapshot cannot be used")
+                raise SnapshotDamaged(f"{name} has a wrong {key}; the snapshot cannot be used")
         return manifest

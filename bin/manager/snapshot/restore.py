@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from manager.errors import SnapshotError
+from manager.errors import ObjectMissing, SnapshotDamaged, SnapshotError
 from manager.mysql.initialise import server_version
 from manager.settings import Settings
 from manager.snapshot import archive
@@ -25,7 +25,8 @@ def restore(
     `datadir` is empty but for files whose names begin with a dot. The caller marks it as half-made until this
     returns (`nodefile.begin_building`), and gives the files to mysqld's user: they belong to this process.
     The copy of a replica holds its replication settings; the caller forgets them before anything starts.
-    SnapshotError if the snapshot is damaged or does not fit, ObjectMissing or StoreError from the store.
+    SnapshotDamaged if the snapshot is, SnapshotError if it does not fit, ObjectMissing if there is no manifest,
+    StoreError from the store.
     """
     manifest = find(store, manifest_id)
     _check_fits(manifest, server_version(settings), datadir)
@@ -34,10 +35,12 @@ def restore(
     try:
         archive.unpack(stream, datadir)
     except SnapshotError as error:
-        raise SnapshotError(f"snapshot {manifest.id} cannot be restored: {error}") from None
+        raise type(error)(f"snapshot {manifest.id} cannot be restored: {error}") from None
+    except ObjectMissing:
+        raise SnapshotDamaged(f"snapshot {manifest.id} has a manifest, but its object is gone") from None
     pace.finish()
     if (digest.size, digest.sha256) != (manifest.size, manifest.sha256):
-        raise SnapshotError(
+        raise SnapshotDamaged(
             f"snapshot {manifest.id} is damaged in the store: {digest.size} bytes, sha256 {digest.sha256};"
             f" its manifest says {manifest.size} and {manifest.sha256}"
         )
