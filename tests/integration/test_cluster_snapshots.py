@@ -22,6 +22,8 @@ from manager.storage import Store, open_store
 from sandbox.cluster import Cluster
 from sandbox.node import Node
 from sandbox.packages import ROOT, Packages
+from tests.commands import on
+from tests.documents import replaced, the_block
 from tests.integration.clusters import (
     LONG,
     Ran,
@@ -37,7 +39,8 @@ from tests.integration.clusters import (
     write,
 )
 
-ROWS = "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 999) SELECT n, REPEAT('x', 200) FROM s"
+NUMBERS = "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 999)"
+ROWS = f"{NUMBERS} SELECT n, REPEAT('x', 200) FROM s"
 
 pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
 
@@ -133,6 +136,17 @@ def test_a_data_directory_is_restored_anywhere(cluster: Cluster, tmp_path: Path)
     unknown = run(primary, "restore", "--snapshot", "mysql-backup-1", "--datadir", str(tmp_path / "none"))
     assert unknown.code == 1
     assert "snapshot mysql-backup-1 has no manifest" in unknown.one_line()
+
+
+def test_what_is_known_of_them(cluster: Cluster, tmp_path: Path) -> None:
+    primary, _ = roles(cluster)
+    snapshot = taken(primary)
+    text = replaced(
+        the_block(__file__, "test_what_is_known_of_them").text, [("/tmp/data", f"{tmp_path}/data")]
+    )
+    said = on(primary, text)
+    assert f"{snapshot}: {GOOD}\n" in said
+    assert f"{snapshot} is restored in {tmp_path}/data" in said
 
 
 def test_retention_leaves_what_is_being_restored(cluster: Cluster) -> None:

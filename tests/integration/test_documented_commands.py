@@ -175,11 +175,12 @@ def test_a_pause_holds_until_resume(cluster: Cluster) -> None:
 # --- Snapshots, and after a loss ----------------------------------------------------------------
 
 
-def test_a_snapshot_is_taken_now(cluster: Cluster) -> None:
+def test_a_snapshot_is_taken_and_verified(cluster: Cluster) -> None:
     before = last_snapshot(cluster)
     write(cluster, "CREATE TABLE kept (n INT PRIMARY KEY)")
     write(cluster, "INSERT INTO kept VALUES (1)")
-    on(roles(cluster)[0], the_block(__file__, "test_a_snapshot_is_taken_now").text)
+    said = on(roles(cluster)[0], the_block(__file__, "test_a_snapshot_is_taken_and_verified").text)
+    assert ": good\n" in said
     assert last_snapshot(cluster) > before
     same_rows(cluster, "kept", {1})
 
