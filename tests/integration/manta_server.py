@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import ssl
@@ -63,7 +62,6 @@ class MantaServer(ThreadingHTTPServer):
     """The server; `url` is what MANTA_URL gets."""
 
     daemon_threads = True
-    request_queue_size = 32
 
     def __init__(
         self, directory: Path, *, tls: ssl.SSLContext | None = None, secure_only: bool = False
@@ -75,10 +73,10 @@ class MantaServer(ThreadingHTTPServer):
         self.accounts: dict[str, Account] = {}
         self.entries: dict[str, Entry] = {}
         self.trouble = Trouble()
-        self.room = 1 << 40
-        self.default_limit = 5 << 30
+        self.room, self.default_limit = 1 << 40, 5 << 30
         self.lock = threading.Lock()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.ports: list[int] = []  # of the connection of each request
 
     @property
     def url(self) -> str:
@@ -87,11 +85,13 @@ class MantaServer(ThreadingHTTPServer):
     def add_account(self, name: str, *keys: Public) -> Account:
         """Make an account with its directory `stor`."""
         self.accounts[name] = Account(list(keys))
-        self.entries[f"/{name}/stor"] = Entry(time.time())
+        self.make_directory(f"/{name}/stor")
         return self.accounts[name]
 
+    def make_directory(self, path: str) -> None:
+        self.entries[path] = Entry(time.time())
+
     def objects(self) -> list[str]:
-        """The paths of all objects."""
         return sorted(path for path, entry in self.entries.items() if entry.file)
 
     def files(self) -> int:
@@ -160,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         trouble = self.server.trouble
         with self.server.lock:
             self.server.requests.append((self.command, self.target, dict(self.headers)))
+            self.server.ports.append(self.client_address[1])
             hang_up = trouble.hang_up > 0
             trouble.hang_up -= hang_up
             busy = self.command in trouble.busy
@@ -239,14 +240,17 @@ class _Handler(BaseHTTPRequestHandler):
         now = self.server.entries.get(self.target)
         directory = re.fullmatch(r"application/json;\s*type=directory", self.headers.get("Content-Type", ""))
         if directory or (now is not None and now.file is None):
+            length = self.headers.get("Content-Length", "0") != "0"
+            if now is not None and (length or "Content-MD5" in self.headers):
+                raise Failure(400, "InvalidUpdate", f"overwrite of {self.target} forbidden on a directory")
             if now is None:
-                self.server.entries[self.target] = Entry(self._now())
+                self.server.make_directory(self.target)
             self._answer(204, {})  # no Computed-MD5: nothing was stored
             return
         entry = self._receive()
-        before, self.server.entries[self.target] = now, entry
-        if before is not None and before.file is not None:
-            before.file.unlink()
+        self.server.entries[self.target] = entry
+        if now is not None and now.file is not None:
+            now.file.unlink()
         self._answer(
             204,
             {
@@ -303,8 +307,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         while size := int(self.rfile.readline(100).split(b";")[0], 16):  # ValueError: the connection ended
             yield from self._exactly(size)
-            self._exactly_now(b"\r\n")
-        self._exactly_now(b"\r\n")
+            self.rfile.read(2)
+        self.rfile.read(2)
 
     def _exactly(self, size: int) -> Iterator[bytes]:
         while size:
@@ -313,10 +317,6 @@ class _Handler(BaseHTTPRequestHandler):
                 raise ConnectionError("the upload was broken off")
             size -= len(block)
             yield block
-
-    def _exactly_now(self, wanted: bytes) -> None:
-        if self.rfile.read(len(wanted)) != wanted:
-            raise ConnectionError("the upload was broken off")
 
     def _get(self) -> None:
         self._authorize()
@@ -329,7 +329,6 @@ class _Handler(BaseHTTPRequestHandler):
             "Etag": entry.etag,
             "Last-Modified": formatdate(entry.mtime, usegmt=True),
             "Durability-Level": "2",
-            "Accept-Ranges": "bytes",
         }
         start, end, status = 0, entry.size, 200
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
@@ -369,7 +368,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = sorted(name for name in below if name >= self.query.get("marker", ""))[
             :limit
         ]  # the marker as well
-        lines = [json.dumps(_line(name, below[name])).encode() + b"\n" for name in page]
+        lines = (json.dumps(_line(name, below[name])).encode() + b"\n" for name in page)
         headers = {
             "Content-Type": DIRECTORY,
             "Result-Set-Size": str(len(below)),
@@ -389,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Failure(400, "DirectoryNotEmpty", f"{self.target} is not empty")
         del self.server.entries[self.target]
         if entry.file is not None:
-            os.unlink(entry.file)
+            entry.file.unlink()
         self._answer(204, {})
 
 

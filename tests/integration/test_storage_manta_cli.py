@@ -11,8 +11,8 @@ import pytest
 
 from sandbox.packages import npm_package
 from tests.integration.manta_accounts import fingerprint
-from tests.integration.manta_keys import private_key, text
 from tests.integration.manta_server import MantaServer, manta
+from tests.integration.manta_stores import private_key, text
 
 
 class Joyent:

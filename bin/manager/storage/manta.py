@@ -20,7 +20,8 @@ from urllib3.exceptions import HTTPError
 from manager.errors import AutopilotError, ConfigError, ObjectMissing, StoreError
 from manager.settings import Settings
 from manager.storage.base import Objects, Store, StoredObject, check_name
-from manager.storage.manta_client import Body, Client, Refused, read
+from manager.storage.manta_client import DIRECTORY, Body, Client, NoDirectory, Refused, read
+from manager.storage.manta_key import MantaError
 
 REQUIRED = ("MANTA_URL", "MANTA_USER", "MANTA_PRIVATE_KEY", "MANTA_BUCKET")
 PAGE = 1000  # entries of a directory in one answer; 1024 is the server's limit
@@ -46,7 +47,7 @@ class MantaStore(Store):
             for folder in self._folders(name):
                 self._client.put_directory(folder)
         if isinstance(chunks, list | tuple):
-            self._put_small(name, b"".join(chunks))
+            self._put_small(path, name, b"".join(chunks))
             return path
         headers = dict(OBJECT)
         if at_most > 0:
@@ -55,21 +56,31 @@ class MantaStore(Store):
         body = Body(chunks)
         try:
             with self._faults(name), self._client.open("PUT", path, headers=headers, body=body) as answer:
-                stored = answer.headers.get("Computed-MD5", body.md5)
+                stored = answer.headers.get("Computed-MD5")
         except BaseException:
             if body.failure is not None:
                 raise body.failure from None
             raise
-        if stored != body.md5:
-            self.delete(name)
-            raise StoreError(f"{name} was damaged on its way to MANTA_URL={self._url}; it is removed")
+        self._check_stored(name, body.md5, stored)
         return path
 
-    def _put_small(self, name: str, data: bytes) -> None:
+    def _put_small(self, path: str, name: str, data: bytes) -> None:
         md5 = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         headers = {**OBJECT, "Content-MD5": md5}
-        with self._faults(name), self._client.open("PUT", self._path(name), headers=headers, body=data):
-            pass
+        with self._faults(name), self._client.open("PUT", path, headers=headers, body=data) as answer:
+            stored = answer.headers.get("Computed-MD5")
+        self._check_stored(name, md5, stored)
+
+    def _check_stored(self, name: str, sent: str, stored: str | None) -> None:
+        if (
+            stored is None
+        ):  # the answer for a directory, of which the server thinks that its headers are to change
+            raise StoreError(
+                f"{name} in MANTA_BUCKET={self._bucket} was not stored; is there a directory of that name?"
+            )
+        if stored != sent:
+            self.delete(name)
+            raise StoreError(f"{name} was damaged on its way to MANTA_URL={self._url}; it is removed")
 
     def get_stream(self, name: str) -> Iterator[bytes]:
         path = self._path(name)
@@ -112,8 +123,8 @@ class MantaStore(Store):
         """Yield the objects in `folder` ("" is MANTA_BUCKET) and further down whose names begin with `prefix`."""
         try:
             entries = list(self._entries(f"{self._bucket}/{folder}".rstrip("/")))
-        except Refused as refused:
-            if refused.status != 404:
+        except (Refused, NoDirectory) as error:
+            if isinstance(error, Refused) and error.status != 404:
                 raise
             self._present()
             return
@@ -129,9 +140,7 @@ class MantaStore(Store):
     def _entries(self, path: str) -> Iterator[Mapping[str, str | int]]:
         marker: str | None = None
         while True:
-            answer, entries = self._client.list_directory2(path, limit=PAGE, marker=marker)
-            if "type=directory" not in answer.get("content-type", ""):
-                raise StoreError(f"{path} is no directory; correct MANTA_BUCKET")
+            entries = self._client.list_directory(path, limit=PAGE, marker=marker)
             fresh = [entry for entry in entries if entry["name"] != marker]  # a page begins with its marker
             yield from fresh
             if len(entries) < PAGE or not fresh:
@@ -175,17 +184,19 @@ class MantaStore(Store):
         try:
             with self._client.open("GET", self._bucket, query={"limit": "1"}) as answer:
                 kind = answer.headers.get("Content-Type", "")
+                if DIRECTORY in kind:
+                    next(read(answer), b"")  # one line, and then the connection is free again
         except Refused as refused:
             if refused.status != 404:
                 raise
             raise StoreError(
                 f"MANTA_BUCKET={self._bucket} does not exist; create it, or correct it"
             ) from None
-        if "type=directory" not in kind:
+        if DIRECTORY not in kind:
             raise StoreError(f"MANTA_BUCKET={self._bucket} is no directory; correct it")
 
     def _no_directory(self, headers: Mapping[str, str], name: str) -> None:
-        if "type=directory" in headers.get("Content-Type", ""):
+        if DIRECTORY in headers.get("Content-Type", ""):
             raise self._missing(name)
 
     def _missing(self, name: str) -> ObjectMissing:
@@ -200,7 +211,7 @@ class MantaStore(Store):
             raise self._refused(refused, name) from None
         except (HTTPError, OSError) as error:  # `requests` raises nothing but OSError
             raise self._no_answer(error) from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (MantaError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"MANTA_URL={self._url} does not answer as Manta does: {error!r:.200}") from None
 
     def _no_answer(self, error: Exception) -> StoreError:

@@ -36,6 +36,7 @@ READ = 60.0  # for the first byte of an answer, and for each CHUNK of a body: sl
 ATTEMPTS = 3
 LONGEST_WAIT = 60.0  # a server that asks for more is away; the real one asks for 30 s
 LONGEST_ERROR = 1 << 16
+DIRECTORY = "type=directory"  # what the type of a directory's listing ends in
 
 
 class Refused(Exception):
@@ -55,6 +56,10 @@ class Refused(Exception):
         if self.status == 503:
             given = answer.headers.get("Retry-After", "")
             self.retry_after = float(given) if given.isdecimal() else 1.0
+
+
+class NoDirectory(Exception):
+    """Where a directory was to be listed is an object, of whatever size."""
 
 
 class Body:
@@ -103,8 +108,10 @@ class Client(MantaClient):  # type: ignore[misc]  # the SDK carries no type info
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[dict[str, str], bytes]:
-        """What the SDK's verbs call; an error never gets as far as to their own handling."""
+        """What the SDK's verbs call, of which GET is for directories; none gets to see an error."""
         with self.open(method, path, query=query, headers=headers, body=body) as answer:
+            if method == "GET" and DIRECTORY not in answer.headers.get("Content-Type", ""):
+                raise NoDirectory(path)
             content = b"".join(read(answer))
         lower = {name.lower(): value for name, value in answer.headers.items()}
         return {**lower, "status": str(answer.status_code)}, content
@@ -154,6 +161,8 @@ class Client(MantaClient):  # type: ignore[misc]  # the SDK carries no type info
                     allow_redirects=False,
                     stream=True,
                 )
+                if answer.status_code == 204 or method == "HEAD":
+                    _beginning(answer)  # there is none, and the connection is free again
                 if answer.status_code < 300:
                     return answer
                 with answer:
@@ -200,14 +209,14 @@ class _Signature(AuthBase):
 
 
 class _HTTPConnection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
+    def endheaders(self, *args: Any, **options: Any) -> None:
+        super().endheaders(*args, **options)
         self.sock.settimeout(READ)
 
 
 class _HTTPSConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
+    def endheaders(self, *args: Any, **options: Any) -> None:
+        super().endheaders(*args, **options)
         self.sock.settimeout(READ)
 
 

@@ -41,8 +41,9 @@ def _without_libraries() -> Iterator[None]:
 with _without_libraries():
     from manta.auth import PrivateKeySigner, fingerprint_from_ssh_pub_key
     from manta.client import MantaClient
+    from manta.errors import MantaError
 
-__all__ = ["Key", "MantaClient", "read_key"]
+__all__ = ["Key", "MantaClient", "MantaError", "read_key"]
 
 
 class Key:
