@@ -72,12 +72,9 @@ class MantaStore(Store):
         self._check_stored(name, md5, stored)
 
     def _check_stored(self, name: str, sent: str, stored: str | None) -> None:
-        if (
-            stored is None
-        ):  # the answer for a directory, of which the server thinks that its headers are to change
-            raise StoreError(
-                f"{name} in MANTA_BUCKET={self._bucket} was not stored; is there a directory of that name?"
-            )
+        if stored is None:
+            # The server's answer where there is a directory: it thinks that the directory's headers are to change.
+            raise StoreError(f"{name} was not stored: there is a directory {self._path(name)}")
         if stored != sent:
             self.delete(name)
             raise StoreError(f"{name} was damaged on its way to MANTA_URL={self._url}; it is removed")
