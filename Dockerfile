@@ -23,8 +23,9 @@ RUN mkdir /pilot \
     fi
 
 COPY requirements.lock /
+# The file is complete but for what is left out of it on purpose (LEFT_OUT in the Makefile).
 RUN python3 -m venv /opt/autopilot/venv \
-    && /opt/autopilot/venv/bin/pip install --no-cache-dir --require-hashes --requirement /requirements.lock \
+    && /opt/autopilot/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --requirement /requirements.lock \
     && /opt/autopilot/venv/bin/pip uninstall --yes pip \
     && strip --strip-unneeded /opt/autopilot/venv/lib/python3*/site-packages/zstandard/*.so
 

@@ -141,7 +141,7 @@ TEXT
 } >_env.new
 mv _env.new _env
 if [ -n "$key" ]; then
-    echo "_env is written; next: docker-compose up -d"
+    echo "_env is written; next: mmkdir -p with its MANTA_BUCKET, unless that is there, and docker-compose up -d"
 else
     echo "_env is written; next: docker-compose -f local-compose.yml up -d"
 fi

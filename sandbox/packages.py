@@ -134,6 +134,22 @@ def program(package: str, path: str, suite: str = "bookworm") -> list[str]:
     return [str(loader), "--library-path", ":".join(map(str, libraries)), str(tree / path)]
 
 
+def npm_package(name: str, version: str) -> Path:
+    """Return the directory of a package from npm's registry, installed once into the cache; PackagesError."""
+    install_programs({"node": "nodejs", "npm": "npm"})
+    tree = cache_directory() / "npm" / f"{name}-{version}"
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cache_directory()):
+        if not _current(tree, LAYOUT):
+            _say(f"installing {name} from npm")
+            new = _fresh(tree.with_name(f"{tree.name}.new"))
+            # What its dependencies would compile or run here is not needed, and not wanted.
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+            _run(["npm", "install", *options, "--prefix", str(new), f"{name}@{version}"])
+            _publish(new, tree)
+    return tree / "node_modules" / name
+
+
 def _missing(packages: Packages) -> list[Callable[[Packages], None]]:
     steps = [
         (_build_mysql, _current(packages.mysql, LAYOUT)),
@@ -231,7 +247,9 @@ def _build_venv(packages: Packages) -> None:
     venv = packages.cache / "venv"
     if not packages.python.exists():
         _run([sys.executable, "-m", "venv", str(venv)])
-    _run([str(packages.python), "-m", "pip", "install", "--quiet", "--requirement", str(LOCK_FILE)])
+    # The file is complete but for what is left out of it on purpose (LEFT_OUT in the Makefile).
+    options = ["--quiet", "--no-deps", "--requirement", str(LOCK_FILE)]
+    _run([str(packages.python), "-m", "pip", "install", *options])
     (venv / ".complete").write_text(_requirements_mark())
 
 

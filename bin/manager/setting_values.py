@@ -21,6 +21,8 @@ _SERVICE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _NODE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _PLUGIN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FINGERPRINT = re.compile(r"(?:MD5:)?((?:[0-9a-f]{2}:){15}[0-9a-f]{2})", re.IGNORECASE)
+_MANTA_NAME = re.compile(r"[A-Za-z0-9_.@+-]+")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _WORDS = {
     "yes": True,
@@ -229,6 +231,36 @@ def driver(value: str) -> str:
     if value not in ("manta", "s3", "local") and not _PLUGIN.fullmatch(value):
         raise ValueError(f"must be manta, s3, local or module:Class, not {value!r}")
     return value
+
+
+def manta_name(value: str) -> str:
+    """The name of an account of Manta's, or of a user under one."""
+    if not _MANTA_NAME.fullmatch(value):
+        raise ValueError(f"must be letters, digits and any of _ . @ + -, not {value!r}")
+    return value
+
+
+def manta_roles(value: str) -> str:
+    """Names of roles, with commas between them."""
+    if not all(_MANTA_NAME.fullmatch(name.strip()) for name in value.split(",")):
+        raise ValueError(f"must be names of roles with commas between them, not {value!r}")
+    return value
+
+
+def manta_directory(value: str) -> str:
+    """The whole path of a directory in Manta."""
+    parts = text(value).rstrip("/").split("/")
+    if len(parts) < 3 or parts[0] or any(part in ("", ".", "..") for part in parts[1:]):
+        raise ValueError(f"must be the path of a directory, such as /me/stor/mysql, not {value!r}")
+    return "/".join(parts)
+
+
+def fingerprint(value: str) -> str:
+    """The md5 fingerprint of a key, which ssh-keygen shows with `MD5:` before it; returns it without."""
+    match = _FINGERPRINT.fullmatch(value)
+    if match is None:
+        raise ValueError(f"must be an md5 fingerprint, 16 pairs of hex digits with colons, not {value!r}")
+    return match[1].lower()
 
 
 def region(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The local driver, drivers of one's own, and what all of them have in common."""
+"""What the drivers have in common, the local driver, and drivers of one's own."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from manager.errors import CannotList, ConfigError, ObjectMissing, StoreError
+from manager.errors import CannotList, ConfigError, LockLost, ObjectMissing, StoreError
 from manager.settings import load
 from manager.storage import Store, open_store
 from tests.documents import ROOT, the_block
+from tests.integration.manta_server import manta
+from tests.integration.manta_stores import environment as manta_environment
+from tests.integration.manta_stores import private_key
 
 BASE = {"NODE_NAME": "node-1", "NODE_ADDRESS": "127.0.0.1"}
 
@@ -34,6 +38,18 @@ def local_environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def local(tmp_path: Path) -> Store:
     return open_store(load(local_environment(tmp_path)))
+
+
+@pytest.fixture(params=["local", "manta"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Each driver that streams and can be had without a program of its own (s3: test_storage_s3.py)."""
+    if request.param == "local":
+        yield open_store(load(local_environment(tmp_path)))
+        return
+    with manta(tmp_path / "manta") as server:
+        server.add_account("me", private_key("rsa").public_key())
+        server.make_directory("/me/stor/mysql")
+        yield open_store(load(manta_environment(server, SCRATCH_DIR=str(tmp_path / "scratch"))))
 
 
 @pytest.fixture
@@ -55,33 +71,94 @@ def failing() -> Iterator[bytes]:
     raise RuntimeError("disk died")
 
 
+# --- What all of them have in common ------------------------------------------------------------
+
+
+def test_what_is_stored_is_listed_retrieved_and_deleted(store: Store) -> None:
+    path = store.put_stream("a/b", iter([b"one", b"", b"two"]), at_most=6)
+    assert path.endswith("/a/b")
+    assert store.get_bytes("a/b") == b"onetwo"
+    store.put_bytes("a-c", b"")
+    assert [(each.name, each.size) for each in store.list("a")] == [("a-c", 0), ("a/b", 6)]
+    assert [each.name for each in store.list("a/")] == ["a/b"]
+    assert [each.name for each in store.list("a/b")] == ["a/b"]
+    assert store.list("b") == store.list("none/such") == []
+    assert store.stat("a/b").size == 6
+    for found in (store.stat("a/b"), *store.list("a/b")):
+        assert abs(found.mtime - time.time()) < 60
+    store.delete("a/b")
+    store.delete("a/b")
+    with pytest.raises(ObjectMissing, match="a/b is not in"):
+        next(store.get_stream("a/b"))
+    with pytest.raises(ObjectMissing):
+        store.stat("a/b")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("disk died"), OSError("disk died"), LockLost("disk died")])
+def test_a_producer_that_fails_leaves_nothing(store: Store, error: Exception) -> None:
+    def failing() -> Iterator[bytes]:
+        yield bytes(200_000)
+        raise error
+
+    store.put_bytes("kept", b"old")
+    for name in ("kept", "new"):
+        with pytest.raises(type(error)) as caught:
+            store.put_stream(name, failing(), at_most=1 << 20)
+        assert caught.value is error
+    assert [each.name for each in store.list("")] == ["kept"]
+    assert store.get_bytes("kept") == b"old"
+    assert store.clear_leftovers(lambda name: True) == 0
+
+
+def test_get_backup_retrieves_to_the_scratch_directory(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"rows")
+    store.put_backup("b", tmp_path / "file")
+    assert store.get_backup("b") == str(tmp_path / "scratch" / "b")
+    assert (tmp_path / "scratch" / "b").read_bytes() == b"rows"
+    with pytest.raises(StoreError, match="cannot read .*none: No such file"):
+        store.put_backup("c", tmp_path / "none")
+
+
+def test_a_manifest_is_small(store: Store) -> None:
+    store.put_stream("large", iter([bytes(1 << 20), b"x"]))
+    with pytest.raises(StoreError, match="larger than"):
+        store.get_bytes("large")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".hidden", "a/.hidden", "..", "a/../b", "/a", "a/", "a//b", "ü", "a b", "a" * 201]
+)
+def test_names_that_no_store_takes(store: Store, name: str) -> None:
+    for call in (
+        lambda: store.put_bytes(name, b"x"),
+        lambda: store.get_bytes(name),
+        lambda: store.delete(name),
+    ):
+        with pytest.raises(StoreError, match="cannot be the name"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["_A-z0.9+=@%,:~/~", "a%2Fb%20c+d"])
+def test_the_strangest_names_that_every_store_takes(store: Store, name: str) -> None:
+    store.put_bytes(name, b"x")
+    assert [each.name for each in store.list("")] == [name]
+    assert store.get_bytes(name) == b"x"
+    assert store.stat(name).size == 1
+    store.delete(name)
+    assert store.list("") == []
+
+
 # --- local --------------------------------------------------------------------------------------
 
 
-def test_local_stores_lists_and_deletes(local: Store, tmp_path: Path) -> None:
+def test_local_files_are_for_their_owner_alone(local: Store, tmp_path: Path) -> None:
     path = local.put_stream("a/b", [b"one", b"two"])
     assert path == str(tmp_path / "store" / "a" / "b")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
-    assert local.get_bytes("a/b") == b"onetwo"
-    local.put_bytes("a-c", b"")
-    assert [(each.name, each.size) for each in local.list("a")] == [("a-c", 0), ("a/b", 6)]
-    assert [each.name for each in local.list("a/")] == ["a/b"]
-    assert local.stat("a/b").size == 6
-    local.delete("a/b")
-    local.delete("a/b")
-    with pytest.raises(ObjectMissing, match="a/b is not in STORAGE_DIR"):
-        next(local.get_stream("a/b"))
-    with pytest.raises(ObjectMissing):
-        local.stat("a/b")
-
-
-def test_local_producer_that_fails_leaves_nothing(local: Store, tmp_path: Path) -> None:
-    local.put_bytes("kept", b"old")
-    for name in ("kept", "new"):
-        with pytest.raises(RuntimeError, match="disk died"):
-            local.put_stream(name, failing())
-    assert [each.name for each in local.list("")] == ["kept"]
-    assert local.get_bytes("kept") == b"old"
+    with pytest.raises(ObjectMissing, match="none is not in STORAGE_DIR"):
+        local.get_bytes("none")
+    with pytest.raises(RuntimeError, match="disk died"):
+        local.put_stream("new", failing())
     assert list((tmp_path / "store" / ".incoming").iterdir()) == []
 
 
@@ -131,34 +208,6 @@ def test_local_directory_that_is_missing(tmp_path: Path) -> None:
         lambda: store.clear_leftovers(lambda name: True),
     ):
         with pytest.raises(StoreError, match=f"STORAGE_DIR {tmp_path}/none is no directory"):
-            call()
-
-
-def test_get_backup_retrieves_to_the_scratch_directory(local: Store, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"rows")
-    local.put_backup("b", tmp_path / "file")
-    assert local.get_backup("b") == str(tmp_path / "scratch" / "b")
-    assert (tmp_path / "scratch" / "b").read_bytes() == b"rows"
-    with pytest.raises(StoreError, match="cannot read .*none: No such file"):
-        local.put_backup("c", tmp_path / "none")
-
-
-def test_a_manifest_is_small(local: Store) -> None:
-    local.put_stream("large", [bytes(1 << 20), b"x"])
-    with pytest.raises(StoreError, match="larger than"):
-        local.get_bytes("large")
-
-
-@pytest.mark.parametrize(
-    "name", ["", ".hidden", "a/.hidden", "..", "a/../b", "/a", "a/", "a//b", "ü", "a b", "a" * 201]
-)
-def test_names_that_no_store_takes(local: Store, name: str) -> None:
-    for call in (
-        lambda: local.put_bytes(name, b"x"),
-        lambda: local.get_bytes(name),
-        lambda: local.delete(name),
-    ):
-        with pytest.raises(StoreError, match="cannot be the name"):
             call()
 
 
@@ -220,7 +269,7 @@ def test_a_subclass_of_a_built_in_driver_is_used_directly(
 @pytest.mark.parametrize(
     ("driver", "line"),
     [
-        ("manta", "BACKUP_DRIVER=manta is not in this version"),
+        ("manta", "BACKUP_DRIVER=manta needs MANTA_URL"),
         ("none_such_module:Class", "cannot be loaded: No module named"),
         ("os:NoneSuch", "cannot be loaded"),
         ("decimal:Decimal", "has no get_backup and no put_backup"),
@@ -232,14 +281,14 @@ def test_drivers_that_do_not_work_are_wrong_configuration(driver: str, line: str
         open_store(load({**BASE, "BACKUP_DRIVER": driver}))
 
 
-def test_boto3_is_imported_only_for_s3(tmp_path: Path) -> None:
+def test_libraries_are_imported_only_for_their_stores(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, sys
         from manager.settings import load
         from manager.storage import open_store
         import manager.snapshot.take, manager.snapshot.catalogue
         open_store(load(os.environ))
-        print(sorted({name.partition(".")[0] for name in sys.modules} & {"boto3", "botocore", "manta"}))
+        print(sorted({name.partition(".")[0] for name in sys.modules} & {"boto3", "manta", "requests"}))
     """)
     done = subprocess.run(
         [sys.executable, "-c", program],

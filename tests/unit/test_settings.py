@@ -150,7 +150,7 @@ def test_a_secret_from_a_file_loses_one_newline_and_nothing_else(tmp_path: Path)
 def test_every_secret_has_its_file_form(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("s3cret\n")
-    pairs = {"MYSQL_USER": "app", "MYSQL_REPL_USER": "repl", "AWS_ACCESS_KEY": "key"}
+    pairs = {"MYSQL_USER": "app", "MYSQL_REPL_USER": "repl", "AWS_ACCESS_KEY": "key", "BACKUP_DRIVER": "x:Y"}
     names = [one.name for one in VARIABLES if one.secret]
     found = load(**pairs, **{f"{name}_FILE": str(file) for name in names})
     assert found.secrets == ("s3cret",) * len(names)
@@ -238,6 +238,8 @@ def test_a_failing_source_of_secrets_tells_no_secret(vault: Callable[[str], None
         ("MYSQL_RANDOM_ROOT_PASSWORD", "No", False),
         ("AWS_REGION", "us-standard", "us-east-1"),
         ("BACKUP_DRIVER", "my.stores:Tape", "my.stores:Tape"),
+        ("MANTA_KEY_ID", "MD5:" + ":".join(["aB"] * 16), ":".join(["ab"] * 16)),
+        ("MANTA_ROLE", "writer, reader", "writer, reader"),
         ("BACKUP_NAME", "nightly", "nightly"),
         ("CONSUL", "[::1]", "::1"),
         ("NODE_ADDRESS", "2001:db8::", "2001:db8::"),
@@ -271,6 +273,14 @@ def test_hooks_talk_to_the_own_agent_without_tls() -> None:
         ("BACKUP_TTL", "0", "at least 1"),
         ("BACKUP_TTL", "-5", "at least 1"),
         ("BACKUP_DRIVER", "nope", "must be manta, s3, local or module:Class, not 'nope'"),
+        ("MANTA_BUCKET", "mysql", "must be the path of a directory, such as /me/stor/mysql, not 'mysql'"),
+        ("MANTA_BUCKET", "/me", "must be the path of a directory"),
+        ("MANTA_BUCKET", "/me/stor/../other", "must be the path of a directory"),
+        ("MANTA_KEY_ID", "SHA256:abc", "must be an md5 fingerprint"),
+        ("MANTA_KEY_ID", ":".join(["ab"] * 17), "must be an md5 fingerprint"),
+        ("MANTA_USER", 'me/"x', "must be letters, digits and any of"),
+        ("MANTA_SUBUSER", "a b", "must be letters, digits and any of"),
+        ("MANTA_ROLE", "writer,,reader", "must be names of roles with commas"),
         ("MYSQL_PORT", "70000", "from 1 to 65535"),
         ("MYSQL_RANDOM_ROOT_PASSWORD", "maybe", "must be yes or no"),
         ("MYSQL_DATADIR", "var/lib", "must be an absolute path"),
@@ -323,6 +333,23 @@ def test_a_driver_needs_its_settings() -> None:
     assert refusal(BACKUP_DRIVER="s3") == "AWS_BUCKET is missing, although BACKUP_DRIVER is s3"
     assert refusal(BACKUP_DRIVER="local") == "STORAGE_DIR is missing, although BACKUP_DRIVER is local"
     assert load(BACKUP_DRIVER="local", STORAGE_DIR="/backups").storage_dir == Path("/backups")
+
+
+MANTA = {
+    "MANTA_URL": "https://manta.example.com",
+    "MANTA_USER": "me",
+    "MANTA_PRIVATE_KEY": "key",
+    "MANTA_BUCKET": "/me/stor/mysql",
+}
+
+
+@pytest.mark.parametrize("missing", MANTA)
+def test_manta_is_given_whole_or_not_at_all(missing: str) -> None:
+    given = {name: value for name, value in MANTA.items() if name != missing}
+    for driver in ({}, {"BACKUP_DRIVER": "manta"}):
+        assert refusal(**given, **driver).startswith(f"{missing} is missing, although MANTA_")
+    assert load(**{**MANTA, "MANTA_BUCKET": "/me/stor/mysql/"}).manta_bucket == "/me/stor/mysql"
+    assert load(**given, BACKUP_DRIVER="s3", AWS_BUCKET="b").backup_driver == "s3"
 
 
 def test_accounts() -> None:

@@ -29,10 +29,12 @@ def open_store(settings: Settings) -> Store:
 
         return S3Store(settings)
     if name == "manta":
-        raise ConfigError("BACKUP_DRIVER=manta is not in this version; use s3, local or module:Class")
+        from manager.storage.manta import MantaStore
+
+        return MantaStore(settings)
     if ":" in name:
         return _own_driver(name, settings)
-    raise ConfigError(f"BACKUP_DRIVER={name} is no driver; use s3, local or module:Class")
+    raise ConfigError(f"BACKUP_DRIVER={name} is no driver; use manta, s3, local or module:Class")
 
 
 def _own_driver(name: str, settings: Settings) -> Store:
