@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from manager.settings import load
+from manager.storage.manta_key import read_key
 from sandbox.packages import npm_package
 from tests.integration.manta_accounts import fingerprint
 from tests.integration.manta_server import MantaServer, manta
-from tests.integration.manta_stores import private_key, text
+from tests.integration.manta_stores import environment, private_key, text
 
 
 class Joyent:
@@ -137,3 +141,33 @@ def test_a_key_of_another_account_is_no_key(server: MantaServer, tmp_path: Path)
     code, _, error = Joyent(server, tmp_path / "home", "rsa").run("mls", "/me/stor")
     assert code != 0
     assert "KeyDoesNotExist" in error
+
+
+@pytest.mark.parametrize(
+    ("header", "sent"),
+    [
+        ("Content-Length: 100", b"x" * 99),
+        ("Transfer-Encoding: chunked", b"64\r\n" + b"x" * 100 + b"\r\n"),
+        ("Transfer-Encoding: chunked", b"64\r\n" + b"x" * 99),
+    ],
+)
+def test_an_upload_that_breaks_off_is_forgotten(server: MantaServer, header: str, sent: bytes) -> None:
+    """What no client does on purpose."""
+    key = read_key(load({**environment(server), "MANTA_BUCKET": "/me/stor"}))
+    date = formatdate(usegmt=True)
+    lines = ["PUT /me/stor/a HTTP/1.1", "Host: manta", header, f"Date: {date}"]
+    head = "\r\n".join([*lines, f"Authorization: {key.authorization(date)}", "", ""]).encode()
+
+    def put(body: bytes) -> bytes:
+        with socket.create_connection(server.server_address[:2], timeout=10) as connection:
+            connection.sendall(head + body)
+            connection.shutdown(socket.SHUT_WR)
+            return connection.makefile("rb").readline()
+
+    assert put(sent) == b""
+    assert (server.objects(), server.files()) == ([], 0)
+    rest = (
+        b"x" if header.startswith("Content") else b"x\r\n0\r\n\r\n" if sent.endswith(b"x") else b"0\r\n\r\n"
+    )
+    assert put(sent + rest) == b"HTTP/1.1 204 No Content\r\n"
+    assert server.objects() == ["/me/stor/a"]

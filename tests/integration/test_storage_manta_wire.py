@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from manager.errors import StoreError
+from manager.settings import load
 from manager.storage import Store, manta_client
 from tests.integration.manta_server import MantaServer, manta
 from tests.integration.manta_stores import (
@@ -80,15 +81,16 @@ def test_one_connection_does_for_small_requests(server: MantaServer, store: Stor
 
 def test_a_busy_server_is_asked_again(server: MantaServer, store: Store) -> None:
     store.put_bytes("a", b"x")
-    server.trouble.busy = ["GET", "HEAD", "DELETE", "PUT"]
+    server.trouble.busy = ["DELETE"]
     begin = time.monotonic()
-    assert store.stat("a").size == 1
     store.delete("a")
-    store.put_bytes("a", b"y")
-    assert time.monotonic() - begin > 4 * 0.99  # Retry-After was 1
-    assert server.trouble.busy == []
+    assert time.monotonic() - begin > 0.99  # Retry-After was 1
     dates = [headers["Date"] for method, _, headers in server.requests if method == "DELETE"]
-    assert dates[0] != dates[1]
+    assert len(set(dates)) == 2  # and each attempt is signed anew
+    server.trouble.busy, server.trouble.retry_after = ["GET", "HEAD", "PUT"], "0"
+    store.put_bytes("a", b"y")
+    assert store.stat("a").size == 1
+    assert server.trouble.busy == []
 
 
 def test_a_busy_server_is_not_asked_for_ever(server: MantaServer, store: Store) -> None:
@@ -172,6 +174,8 @@ def test_more_objects_than_one_answer_lists(server: MantaServer, store: Store) -
     server.entries.update({f"{BUCKET}/{name}": entry for name in names})
     assert [each.name for each in store.list("n/")] == names
     assert [each.name for each in store.list("n/1")] == names[1000:2000]
+    # The SDK drops the first entry of each page but the first: the server's must be the one that was asked from.
+    assert [f"n/{name}" for name in manta_client.Client(load(environment(server))).ls(f"{BUCKET}/n")] == names
 
 
 def test_what_is_no_manta_at_all(server: MantaServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
