@@ -73,6 +73,8 @@ def look(settings: Settings, file: NodeFile) -> FirstStart:
     if file.ready or file.scripts_done or file.origin != "initialised":
         return FirstStart()
     half_made = nodefile.is_building(settings.mysql_datadir)
+    if nodefile.wanted_snapshot(settings.mysql_datadir) or not (half_made or due(settings, file)):
+        return FirstStart()
     if flock.taken(settings.run_dir / f"{LOCK}.lock"):
         return FirstStart(Phase.RUNNING, _said(settings.run_dir).text)
     # Looked at again: the runner may have ended in between.

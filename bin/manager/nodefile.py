@@ -29,7 +29,8 @@ class NodeFile:
     `ready` is the marker that the first set-up (founding, or joining) is complete; it is written last.
     `may_found` tells whether the store was asked and has no snapshot of this service. `opened_epoch` is the epoch
     at which the server was open as the primary when it was last up, 0 if it was not the primary then.
-    `scripts_done` tells that the users' first-start scripts have run in it.
+    `scripts_done` tells that the users' first-start scripts have run in it; `snapshot` is
+    the one that was restored here.
     """
 
     origin: Origin
@@ -39,6 +40,7 @@ class NodeFile:
     why_not_found: str = ""
     opened_epoch: int = 0
     scripts_done: bool = False
+    snapshot: str = ""
 
     def joined(self, cluster_id: str, *, opened_epoch: int = 0) -> NodeFile:
         """The same data directory, now part of a cluster for good; as its primary where an epoch is given."""

@@ -14,6 +14,7 @@ HOOKS = (bootstrap, failover, health, on_change, operator, pre_start, promotion,
 COMMANDS = {
     "pre_start", "health", "on_change", "snapshot_task", "rescue", "first_start", "pre_stop",
     "status", "switchover", "failover", "pause", "resume", "bootstrap",
+    "snapshot", "snapshots", "verify", "restore",
 }  # fmt: skip
 
 

@@ -256,6 +256,10 @@ class TestJoiningFromEmpty:
         purged = server(purged=gtids("A:1-3"))
         without = empty(cluster=cluster(), primary=peer("node-1", purged))
         expect(without, Action.COME_BACK, "it gets a copy of the primary")
+        foreign = cluster(last_snapshot=snapshot(cluster_id="cluster-2"))
+        expect(
+            empty(cluster=foreign, primary=peer("node-1", purged)), Action.COME_BACK, "a copy of the primary"
+        )
         too_old = cluster(last_snapshot=snapshot(gtid=str(gtids("A:1-2"))))
         expect(
             empty(cluster=too_old, primary=peer("node-1", purged)), Action.COME_BACK, "a copy of the primary"
@@ -339,6 +343,13 @@ class TestFounding:
         expect(
             view(file=EMPTY, server=mine, cluster=cluster(record=founding), first_start=first), action, reason
         )
+
+    @pytest.mark.parametrize("change", [{"base": "A:1-5"}, {"origin": "adopted"}, {"origin": "snapshot"}])
+    def test_an_empty_node_takes_no_founding_over_that_has_data(self, change: dict[str, Any]) -> None:
+        founding = record(state="founding", version=1, **change)
+        fresh = closed(B, executed=gtids(""), row=row(B, founding))
+        gone = view("node-2", file=EMPTY, server=fresh, cluster=cluster(record=founding, lock_session=None))
+        expect(gone, Action.WAIT, "only an empty node goes on")
 
     @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.FAILED, Phase.CUT_OFF])
     def test_a_founder_that_was_replaced_during_its_scripts_begins_anew(self, phase: Phase) -> None:

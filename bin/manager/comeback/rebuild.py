@@ -17,7 +17,7 @@ from manager.comeback import state
 from manager.comeback.state import Comeback, Phase
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import SnapshotRecord
-from manager.errors import ComebackError, SnapshotError
+from manager.errors import ComebackError, SnapshotDamaged, SnapshotError
 from manager.gtid import GtidSet
 from manager.mysql.connection import Connection
 from manager.mysql.initialise import is_database
@@ -27,6 +27,7 @@ from manager.nodefile import NodeFile
 from manager.snapshot import clone
 from manager.snapshot.guarded import restore_here
 from manager.snapshot.progress import Pace
+from manager.snapshot.verdict import dethrone
 from manager.storage.base import sync_directory
 from manager.view import Peer
 
@@ -71,7 +72,11 @@ def fetch(node: Node, conn: Connection, cluster: ClusterView, primary: Peer, pla
         LOG.warning("rebuilding from snapshot %s: %s", snapshot.id, refused)
         _prepare(node, place, target)
         target.mkdir(mode=0o750)
-        restore_here(node, snapshot.id, target)
+        try:
+            restore_here(node, snapshot.id, target)
+        except SnapshotDamaged:
+            dethrone(node, snapshot.id)
+            raise
         source = f"snapshot {snapshot.id}"
     _sync_tree(target)
     return source

@@ -32,7 +32,8 @@ def bars_a_rebuild(view: View) -> str:
     """
     if view.file.origin == "adopted":
         return "its data directory was adopted, and such a one is never rebuilt"
-    if view.file.ready and not view.auto_rebuild:
+    spared = view.file.ready or (view.file.origin == "initialised" and view.server.executed)
+    if spared and not view.auto_rebuild:
         return "AUTO_REBUILD is no"
     if view.cluster is not None and view.cluster.paused is not None:
         return f"paused {view.cluster.paused}"

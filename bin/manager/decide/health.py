@@ -185,7 +185,8 @@ def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision
 def _compared(view: View, record: Record, primary: Peer) -> Decision:
     join, reason = may_join(view, record, primary)
     if join is Join.NEEDS_SNAPSHOT:
-        if view.file.origin == "initialised" and not view.file.ready and _has_snapshot(view, primary):
+        fresh = view.file.origin == "initialised" and not view.file.ready and view.comeback is None
+        if fresh and _has_snapshot(view, primary):
             return Decision(Action.BEGIN_ANEW, reason)
         barred = bars_a_rebuild(view)
         if barred:
@@ -218,8 +219,11 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
 
 def _has_snapshot(view: View, primary: Peer) -> bool:
     """True if the last snapshot holds all that the primary has purged, so that a restored node can follow."""
-    last = view.cluster.last_snapshot if view.cluster is not None else None
-    return last is not None and primary.state is not None and primary.state.purged <= GtidSet.parse(last.gtid)
+    cluster = view.cluster
+    if cluster is None or cluster.record is None or cluster.last_snapshot is None or primary.state is None:
+        return False
+    last = cluster.last_snapshot
+    return last.cluster_id == cluster.record.id and primary.state.purged <= GtidSet.parse(last.gtid)
 
 
 def _may_pass(errno: int) -> bool:
@@ -242,7 +246,7 @@ def _replicating(view: View, record: Record) -> Decision:
 def _founding_by_another(view: View, cluster: ClusterView, record: Record) -> Decision:
     if cluster.lock_session is not None:
         return Decision(Action.WAIT, f"{record.primary_name} is founding the cluster")
-    if not _is_own_and_empty(view):
+    if not _is_own_and_empty(view) or record.base or record.origin != "initialised":
         return Decision(
             Action.WAIT, f"{record.primary_name} was founding the cluster; only an empty node goes on"
         )

@@ -60,7 +60,7 @@ def may_join(view: View, record: Record, primary: Peer) -> tuple[Join, str]:
     extra = errant(mine, theirs)
     if extra:
         return Join.DIVERGED, f"diverged: {extra.count} transactions that {primary.name} lacks: {extra}"
-    lacking = theirs.purged - mine.executed
+    lacking = theirs.purged - received(mine)
     if lacking:
         return (
             Join.NEEDS_SNAPSHOT,

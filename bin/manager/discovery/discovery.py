@@ -175,7 +175,9 @@ class Discovery:
         if key is None or SnapshotRecord.from_json(key.text).id != snapshot_id:
             return
         gone = Operation.delete_unchanged(name, key.index)
-        self._client.transaction([Operation.cas(name, other.to_json(), key.index) if other else gone])
+        change = Operation.cas(name, other.to_json(), key.index) if other else gone
+        # Without the binlog's name a new snapshot is due at once.
+        self._client.transaction([change, Operation.delete(self._settings.last_binlog_key)])
 
     def note_verification(self, at: float) -> None:
         """Note that a snapshot was verified at `at`, in seconds since 1970."""

@@ -35,6 +35,8 @@ def run(node: Node, *, snapshot: str | None) -> int:
     file = node.file()
     if file is None:
         raise AutopilotError("pre_start has not prepared this data directory")
+    if nodefile.is_building(node.settings.mysql_datadir):
+        raise AutopilotError("this data directory is half-made: restart the node first, which begins anew")
     session = _session(node)
     record = _record(node, cluster, server, file, seen)
     # Data that is there is no place for first-start scripts, whose end would be a condition of keeping it.
@@ -101,7 +103,7 @@ def _restore(node: Node, snapshot: str) -> None:
 
     def restored() -> bool:
         now = node.file()
-        if now is None or now.origin != "restored":
+        if now is None or now.origin != "restored" or now.snapshot != snapshot:
             return False
         with contextlib.suppress(MySQLError), node.local() as conn:
             return read_state(conn).closed

@@ -32,6 +32,7 @@ GUARD_WAIT = 6.0
 STEP_TIME = 5.0
 # A looking health run holds the lock for an instant.
 LOCK_WAIT = 2.0
+OUTPUT_TIME = 5.0
 # `near '...'` repeats the statement, and with it a password that the script gives somebody.
 _QUOTED = re.compile(r"(ERROR (?:1064|1149) .*? at line \d+).*")
 _COMPLAINT = re.compile(r"ERROR .* at line \d+")
@@ -121,12 +122,15 @@ def _run_one(settings: Settings, script: Path, lock: int) -> None:
         )
     except OSError as error:
         raise ConfigError(f"MYSQL_INITDB_DIR: cannot run {script}: {error.strerror}") from None
-    with process:
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
         if feeder:
             assert process.stdin is not None
             feeder.begin(process.stdin)
         assert process.stdout is not None
-        complaint = _follow(script, process.stdout)
+        follower = _Follower(script, process.stdout)
+        process.wait()
+        complaint = follower.end()
     if feeder and (fault := feeder.end()):
         raise FirstStartError(f"first-start script {script.name} cannot be read: {fault}")
     if process.returncode:
@@ -134,15 +138,30 @@ def _run_one(settings: Settings, script: Path, lock: int) -> None:
         raise FirstStartError(f"first-start script {script.name} has failed: {why}; the log has what it said")
 
 
-def _follow(script: Path, output: IO[bytes]) -> str:
-    """Log what a script says while it runs, and return how it names its error, without any statement's text."""
-    complaint = ""
-    for raw in output:
-        line = _QUOTED.sub(r"\1: syntax error", raw.decode(errors="replace").rstrip())
-        LOG.info("%s: %s", script.name, line)
-        found = _COMPLAINT.match(line)
-        complaint = found[0] if found else complaint
-    return complaint
+class _Follower:
+    """A thread that logs what a script says while it runs."""
+
+    def __init__(self, script: Path, output: IO[bytes]) -> None:
+        self._name = script.name
+        self._output = output
+        self._complaint = ""
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def end(self) -> str:
+        """Return how the script has named its error, without any statement's text; empty if it did not.
+
+        What it leaves in the background may keep its output open, and is not waited for.
+        """
+        self._thread.join(OUTPUT_TIME)
+        return self._complaint
+
+    def _follow(self) -> None:
+        for raw in self._output:
+            line = _QUOTED.sub(r"\1: syntax error", raw.decode(errors="replace").rstrip())
+            LOG.info("%s: %s", self._name, line)
+            found = _COMPLAINT.match(line)
+            self._complaint = found[0] if found else self._complaint
 
 
 class _Feeder:

@@ -25,15 +25,17 @@ from manager.mysql import config, initialise
 from manager.mysql.ownership import give_to_mysqld
 from manager.node import Node
 from manager.nodefile import NodeFile
+from manager.snapshot import verify
 from manager.snapshot.catalogue import service_snapshots
 from manager.snapshot.guarded import restore_here
-from manager.snapshot.verdict import condemn
+from manager.snapshot.verdict import dethrone
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
 
 CONSUL_WAIT = 600.0
 READS = 2
+TRIES = 2
 
 
 def run(node: Node) -> int:
@@ -43,9 +45,10 @@ def run(node: Node) -> int:
     with node.alone("pre_start"):
         _refuse_if_running(node)
         node.starts()
-        first_start.end(settings.run_dir)
         last.forget(settings.run_dir)
         _free_the_key(node)
+        first_start.end(settings.run_dir)
+        verify.clear(node)
         for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):
             name.unlink(missing_ok=True)
         settings.mysql_datadir.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,10 @@ def _free_the_key(node: Node) -> None:
 def _prepare(node: Node) -> None:
     datadir = node.settings.mysql_datadir
     wanted = nodefile.wanted_snapshot(datadir)
+    known = node.file()
+    if nodefile.is_building(datadir) and known is not None and known.ready:
+        LOG.error("the mark of a half-made data directory is on one that was part of a cluster: it is kept")
+        nodefile.end_building(datadir)
     if nodefile.is_building(datadir):
         LOG.warning("this data directory is half-made: beginning again")
         nodefile.empty(datadir)
@@ -126,9 +133,13 @@ def _wait_for_consul(node: Node) -> ClusterView:
 def _fill(node: Node, wanted: str) -> None:
     datadir = node.settings.mysql_datadir
     cluster = _wait_for_consul(node)
+    had = cluster.last_snapshot
     file = _restore(node, wanted) if wanted else _restore_last(node, cluster)
     if file is None:
         file = _ask_whether_it_may_found(node, NodeFile(origin="initialised"), cluster)
+        if had is not None:
+            why = f"there was a snapshot, {had.id}, when this node started; founding anew needs a person"
+            file = replace(file, may_found=False, why_not_found=file.why_not_found or why)
         nodefile.begin_building(datadir)
         initialise.initialise(node.settings)
         LOG.info("an empty database is initialised")
@@ -140,33 +151,33 @@ def _fill(node: Node, wanted: str) -> None:
 def _restore_last(node: Node, cluster: ClusterView) -> NodeFile | None:
     """Restore the last snapshot, or if it is damaged the one before it, and so on; None if there is none.
 
-    One that was read in a damaged form twice is condemned, and nobody uses it again.
+    One that was read in a damaged form twice is named by Consul no longer. That this node is what damages them is
+    possible: so it leaves the manifests alone, and after the second one it gives up until its next start.
     """
     datadir = node.settings.mysql_datadir
-    damaged: list[str] = []
-    while True:
+    for _ in range(TRIES):
         record, snapshot = cluster.record, cluster.last_snapshot
         if snapshot is None or (record is not None and snapshot.cluster_id != record.id):
             return None
-        if damaged.count(snapshot.id) == READS:
-            return None  # and it could not be condemned
-        nodefile.begin_building(datadir)
-        try:
-            return _restore(node, snapshot.id)
-        except (SnapshotDamaged, ObjectMissing) as error:
-            LOG.error("%s", error)
-            damaged.append(snapshot.id)
-            nodefile.empty(datadir)
-            if damaged.count(snapshot.id) == READS:
-                condemn(node, snapshot.id, str(error))
+        for number in range(READS):
+            nodefile.begin_building(datadir)
+            try:
+                return _restore(node, snapshot.id)
+            except (SnapshotDamaged, ObjectMissing) as error:
+                LOG.error("%s", error)
+                nodefile.empty(datadir)
+                why = error
+            if number == READS - 1:
+                dethrone(node, snapshot.id)
                 cluster = _wait_for_consul(node)
+    raise why
 
 
 def _restore(node: Node, snapshot_id: str) -> NodeFile:
     LOG.info("restoring snapshot %s", snapshot_id)
     manifest = restore_here(node, snapshot_id, node.settings.mysql_datadir)
     LOG.info("snapshot %s is restored", snapshot_id)
-    return NodeFile(origin="restored", cluster_id=manifest.cluster_id)
+    return NodeFile(origin="restored", cluster_id=manifest.cluster_id, snapshot=snapshot_id)
 
 
 def _ask_whether_it_may_found(node: Node, file: NodeFile, cluster: ClusterView) -> NodeFile:

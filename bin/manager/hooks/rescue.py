@@ -136,7 +136,8 @@ def _confirmed(node: Node, conn: Connection) -> _Diverged | None:
 def _come_back(node: Node, conn: Connection, found: _Diverged) -> None:
     comeback = found.view.comeback
     if not found.extra:
-        comeback = comeback or _nothing_to_save(node, found)
+        if comeback is None or comeback.phase is Phase.SAVING:
+            comeback = _nothing_to_save(node, found)
     elif comeback is None or not comeback.has_saved(found.extra):
         comeback = _save(node, found)
     barred = bars_a_rebuild(found.view)
@@ -224,6 +225,10 @@ def _restart(node: Node, conn: Connection, comeback: Comeback) -> None:
             raise ComebackError("the cluster has changed while the copy was made; the next run looks again")
         if barred := bars_a_rebuild(found.view):
             raise ComebackError(barred)
+        if found.view.server.server_uuid in found.record.members:
+            # What it has acknowledged since the copy was made would be gone with it, and A would name nobody.
+            operations.stop_io(conn)
+            raise ComebackError("still a member: it receives nothing any more, and the primary removes it")
         check_held(conn)
         state.write(node.settings.mysql_datadir, rebuild.ready_to_move(comeback))
         LOG.warning("ending mysqld: it starts again on %s", comeback.source)

@@ -104,11 +104,13 @@ def _tidy(node: Node, newest: Manifest) -> None:
     settings, store = node.settings, node.store
     keep, keep_days = settings.snapshot_keep, settings.snapshot_keep_days
     try:
-        retention.remove_orphans(settings, store, time.time())
         if keep is None and keep_days is None:
             return
+        found = manifests(store, settings)
+        since = min(one.at for one in found if one.cluster_id == newest.cluster_id)
+        retention.remove_orphans(settings, store, time.time(), since)
         surplus = retention.surplus(
-            manifests(store, settings),
+            found,
             cluster_id=newest.cluster_id,
             keep=keep,
             keep_days=keep_days,

@@ -131,6 +131,8 @@ def _bootstrap(work: Work) -> None:
             accounts.missing_accounts(conn, node.settings)
         else:
             accounts.bootstrap_accounts(conn, node.settings, print_root_password)
+        # The scripts have run: their mark must not outlive the founding, since what bears it is emptied at a start.
+        nodefile.end_building(node.settings.mysql_datadir)
         node.write_file(work.view.file.joined(work.record.id))
         node.discovery.update(work.record.opened(), work.cluster.record_index, work.session)
 
@@ -301,7 +303,8 @@ def _renew(work: Work) -> None:
 
 def _begin_anew(work: Work) -> None:
     """The database is this node's own empty initialisation: pre_start empties it and restores a snapshot."""
-    nodefile.begin_building(work.node.settings.mysql_datadir)
+    if not nodefile.is_building(work.node.settings.mysql_datadir):  # the mark may name a snapshot already
+        nodefile.begin_building(work.node.settings.mysql_datadir)
     work.node.kill_server()
 
 

@@ -13,7 +13,7 @@ from manager.snapshot.catalogue import find
 from manager.snapshot.guarded import told
 from manager.snapshot.manifest import GOOD
 from manager.snapshot.verdict import give
-from manager.snapshot.verify import verify
+from manager.snapshot.verify import LOCK, be_modest, verify
 
 LOG = logging.getLogger(__name__)
 
@@ -23,15 +23,17 @@ def run(node: Node, *, snapshot: str | None) -> int:
 
     AutopilotError if that could not be found out, or not be written down.
     """
+    be_modest()
     try:
-        with node.alone("verify"):
+        with node.alone(LOCK):
             snapshot_id = snapshot or latest(node)
+            # Noted first: one that cannot be carried through is not begun again at once.
+            node.discovery.note_verification(time.time())
             with told(node, snapshot_id):
                 verdict = _verdict(node, snapshot_id)
+                give(node, snapshot_id, verdict)
     except Busy as busy:
         raise AutopilotError(str(busy)) from None
-    give(node, snapshot_id, verdict)
-    node.discovery.note_verification(time.time())
     print(f"{snapshot_id}: {verdict}")
     (LOG.info if verdict == GOOD else LOG.error)("snapshot %s is verified: %s", snapshot_id, verdict)
     return 0 if verdict == GOOD else 1

@@ -41,6 +41,8 @@ def surplus(
     stay = set(spared)
     if keep is None and keep_days is None:
         return []
+    # A verdict may be wrong: it costs nobody his place.
+    stay |= {m.id for m in ours[: keep or 0]}
     stay |= {m.id for m in [m for m in ours if not m.bad][: max(keep or 0, 1)]}
     if keep_days is not None:
         stay |= {m.id for m in ours if now - m.at < keep_days * DAY}
@@ -63,16 +65,17 @@ def remove(store: Store, manifest: Manifest, being_restored: Callable[[], Collec
     return True
 
 
-def remove_orphans(settings: Settings, store: Store, now: float) -> int:
+def remove_orphans(settings: Settings, store: Store, now: float, since: float) -> int:
     """Remove this service's objects that have had no manifest for a day; returns how many. CannotList, StoreError.
 
-    To be called by the holder of the snapshot lock.
+    Only what was written after `since`, when this cluster began to take snapshots: older ones may be somebody's who
+    knew no manifests. To be called by the holder of the snapshot lock.
     """
     objects = {each.name: each for each in store.list(fixed_prefix(settings))}
     removed = 0
     for name, each in objects.items():
         orphan = not name.endswith(MANIFEST_SUFFIX) and manifest_name(name) not in objects
-        if orphan and is_ours(settings, name) and now - each.mtime > ORPHAN_AGE:
+        if orphan and is_ours(settings, name) and since < each.mtime < now - ORPHAN_AGE:
             try:
                 store.stat(manifest_name(name))
             except ObjectMissing:

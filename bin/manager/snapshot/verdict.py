@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from manager.discovery.record import SnapshotRecord
-from manager.errors import CannotList, ConsulError, SnapshotDamaged, StoreError
+from manager.errors import ConsulError, ObjectMissing, SnapshotDamaged, StoreError
 from manager.node import Node
 from manager.snapshot.catalogue import find, manifests
 from manager.snapshot.manifest import GOOD, Manifest
@@ -33,38 +33,45 @@ def entry(manifest: Manifest) -> SnapshotRecord:
 def give(node: Node, snapshot_id: str, verdict: str) -> None:
     """Write a verdict into the manifest; a bad one also takes the snapshot's place in Consul from it.
 
-    There the newest other of its cluster that is not known to be bad is named, or none: then a new one is due at once.
-    StoreError, ConsulError: written in part at most, and to be given again.
+    The caller has told the others that the snapshot is being read. StoreError, ConsulError: written in part at most.
     """
     try:
         manifest = find(node.store, snapshot_id)
-    except SnapshotDamaged as error:
-        LOG.warning("%s", error)  # such a manifest is used by nobody
+    except (ObjectMissing, SnapshotDamaged) as error:
+        LOG.warning("%s", error)  # such a one is used by nobody
     else:
         judged = replace(manifest, verdict=verdict, verified_at=int(time.time()))
         node.store.put_bytes(judged.name, judged.to_json())
     if verdict != GOOD:
-        _dethrone(node, snapshot_id)
+        dethrone(node, snapshot_id)
 
 
-def _dethrone(node: Node, snapshot_id: str) -> None:
-    last = node.discovery.view().last_snapshot
-    if last is None or last.id != snapshot_id:
-        return
+def dethrone(node: Node, snapshot_id: str) -> None:
+    """If Consul names this snapshot, let it name the newest older one of its cluster that is not known to be bad.
+
+    Or none; a new one is due at once in any case. A fault is only logged.
+    """
     try:
-        others = manifests(node.store, node.settings)
-    except CannotList:
-        others = []
-    fit = [m for m in others if m.cluster_id == last.cluster_id and not m.bad and m.id != snapshot_id]
-    node.discovery.replace_snapshot(snapshot_id, entry(fit[0]) if fit else None)
+        last = node.discovery.view().last_snapshot
+        if last is None or last.id != snapshot_id:
+            return
+        older = [
+            each
+            for each in _known(node)
+            if each.cluster_id == last.cluster_id and not each.bad and (each.at, each.id) < (last.at, last.id)
+        ]
+        node.discovery.replace_snapshot(snapshot_id, entry(older[0]) if older else None)
+    except ConsulError as error:
+        LOG.warning("Consul goes on naming %s: %s", snapshot_id, error)
+        return
     LOG.warning(
-        "new nodes start with %s instead of %s", fit[0].id if fit else "the next snapshot", snapshot_id
+        "new nodes start with %s instead of %s", older[0].id if older else "the next one", snapshot_id
     )
 
 
-def condemn(node: Node, snapshot_id: str, why: str) -> None:
-    """Give a bad verdict as far as that is possible now; a fault of it is only logged."""
+def _known(node: Node) -> list[Manifest]:
     try:
-        give(node, snapshot_id, why)
-    except (StoreError, ConsulError) as error:
-        LOG.warning("that %s is bad cannot be written down: %s", snapshot_id, error)
+        return manifests(node.store, node.settings)
+    except StoreError as error:  # also a driver that cannot list
+        LOG.warning("no other snapshot is looked for: %s", error)
+        return []

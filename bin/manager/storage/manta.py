@@ -83,7 +83,12 @@ class MantaStore(Store):
         path = self._path(name)
         with contextlib.ExitStack() as opened:
             with self._faults(name):
-                answer = opened.enter_context(self._client.open("GET", path))
+                try:
+                    answer = opened.enter_context(self._client.open("GET", path))
+                except Refused as refused:
+                    if refused.status == 404:
+                        self._present()  # a mistyped MANTA_BUCKET is no missing object
+                    raise
                 self._no_directory(answer.headers, name)
             md5 = hashlib.md5(usedforsecurity=False)
             chunks = read(answer)
