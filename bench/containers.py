@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pymysql
-
-from bench.failover import RESULTS, TITLES, Measured, Subject, measure
+from bench.failover import RESULTS, Measured, measure_group
 from bench.ours import Ours
 from containers import engine, images
 from sandbox.health import Catalogue, Endpoint
@@ -115,40 +113,22 @@ def summarise(measured: dict[str, dict[str, list[Measured]]]) -> dict[str, Any]:
     return found
 
 
-def measure_all(place: str, subject: Subject, runs: int) -> dict[str, list[Measured]]:
-    """Do every fault `runs` times; a run that failed has no gap."""
-    found: dict[str, list[Measured]] = {kind: [] for kind in FAULTS}
-    try:
-        subject.up()
-        for number in range(runs):
-            for kind in FAULTS:
-                try:
-                    one = measure(subject, kind)
-                    text = f"{one.gap:.2f} s, {one.missing} of {one.rows} rows missing"
-                except (SandboxError, AssertionError, pymysql.MySQLError) as error:
-                    one, text = Measured(None, 0, 0), f"failed: {error}"
-                    subject.down()
-                    subject.up()
-                found[kind].append(one)
-                print(f"{place}: {TITLES[kind]} {number + 1}: {text}", flush=True)
-    finally:
-        subject.down()
-    return found
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure both; return 0, or 1 if a run failed, a row is missing, or a container's gap is too long."""
     parser = argparse.ArgumentParser(prog="python -m bench.containers", description=__doc__)
     parser.add_argument("--runs", default="", help="how often each fault is done (default 5)")
     given = parser.parse_args(arguments)
     runs, pilot = int(given.runs or 5), os.environ.get("PILOT") or "consul"
-    measured: dict[str, dict[str, list[Measured]]] = {}
+    measured: dict[str, dict[str, list[Measured]]] = {
+        place: {kind: [] for kind in FAULTS} for place in ("containers", "sandbox")
+    }
     try:
         with engine.running(), tempfile.TemporaryDirectory(prefix="autopilot-bench-") as directory:
             project = Project(directory=Path(directory), images=images.ensure(), pilot=pilot)
-            measured["containers"] = measure_all("containers", Containers(project), runs)
+            measure_group(Containers(project), "containers", FAULTS, runs, measured["containers"])
         place = Path(f"/tmp/autopilot-bench-{os.getuid()}-sandbox")
-        measured["sandbox"] = measure_all("sandbox", Ours(ensure(), place, SUBNET, nodes=NODES), runs)
+        sandbox = Ours(ensure(), place, SUBNET, nodes=NODES)
+        measure_group(sandbox, "sandbox", FAULTS, runs, measured["sandbox"])
     except (SandboxError, PackagesError, engine.EngineError, images.ImageError, AssertionError) as error:
         print(f"bench-containers: {error}", file=sys.stderr)
         return 1

@@ -185,12 +185,13 @@ def measure_all(
             subject = Ours(packages, place, SUBNET[name], disk_mb=DISK_MB if group is small_disks else None)
         else:
             subject = Group(packages, place, SUBNET[name], expel_timeout=0 if name == "gr_tuned" else None)
-        _measure_group(subject, name, group, runs, found)
+        measure_group(subject, SUBJECTS[name], group, runs, found)
 
 
-def _measure_group(
-    subject: Subject, name: str, kinds: Sequence[str], runs: int, found: dict[str, list[Measured]]
+def measure_group(
+    subject: Subject, title: str, kinds: Sequence[str], runs: int, found: dict[str, list[Measured]]
 ) -> None:
+    """Do every fault `runs` times to a subject that is made for it, into `found`; a run that failed has no gap."""
     try:
         subject.up()
         for number in range(runs):
@@ -198,12 +199,12 @@ def _measure_group(
                 try:
                     measured = measure(subject, kind)
                     text = f"{measured.gap:.2f} s, {measured.missing} of {measured.rows} rows missing"
-                except (SandboxError, pymysql.MySQLError) as error:
+                except (SandboxError, AssertionError, pymysql.MySQLError) as error:
                     measured, text = Measured(None, 0, 0), f"failed: {error}"
                     subject.down()
                     subject.up()
                 found[kind].append(measured)
-                print(f"{SUBJECTS[name]}: {TITLES[kind]} {number + 1}: {text}", flush=True)
+                print(f"{title}: {TITLES[kind]} {number + 1}: {text}", flush=True)
     finally:
         subject.down()
 
