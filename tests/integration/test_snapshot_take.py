@@ -19,7 +19,7 @@ import pymysql
 import pytest
 
 from manager import nodefile
-from manager.errors import LockLost, ObjectMissing, SnapshotError, StoreError
+from manager.errors import LockLost, ObjectMissing, SnapshotDamaged, SnapshotError, StoreError
 from manager.gtid import GtidSet
 from manager.mysql.connection import Connection, local
 from manager.settings import Settings, load
@@ -341,7 +341,7 @@ def test_what_is_damaged_in_the_store_is_not_restored(
     attempt(SnapshotError, "no manifest of a snapshot, or is damaged")
     described.write_bytes(manifest)
     stored.unlink()
-    attempt(ObjectMissing, "mysql-backup-1 is not in STORAGE_DIR")
+    attempt(SnapshotDamaged, "mysql-backup-1 has a manifest, but its object is gone")
     described.unlink()
     attempt(ObjectMissing, "has no manifest in the store")
 
