@@ -133,15 +133,18 @@ def test_what_setup_writes_is_what_the_settings_get(
     for name in ("MYSQL_PASSWORD", "MYSQL_REPL_PASSWORD"):
         assert len(found[name]) == 24, name
         assert found[name].replace("-", "").replace("_", "").isalnum(), name
-    assert load({**found, "NODE_ADDRESS": "127.0.0.1"}).replication
+    # Manta would take none of the awkward names: what matters of them is that they arrive.
+    usual = {"MANTA_USER": "me", "MANTA_SUBUSER": "", "MANTA_ROLE": "", "MANTA_BUCKET": "/me/stor/mysql"}
+    read = load({**found, **(usual if store == "manta" else {}), "NODE_ADDRESS": "127.0.0.1"})
+    assert read.replication
     if store == "laptop":
         assert (found["AWS_BUCKET"], len(found["AWS_SECRET_ACCESS_KEY"])) == ("snapshots", 24)
         return
     assert {name: found[name] for name in wanted} == wanted
     encoded = found["MANTA_PRIVATE_KEY"].replace("#", "\n").encode()
-    read = serialization.load_pem_private_key(encoded, password=None)
-    assert isinstance(read, ec.EllipticCurvePrivateKey)
-    assert read.private_numbers() == key.private_numbers()
+    arrived = serialization.load_pem_private_key(encoded, password=None)
+    assert isinstance(arrived, ec.EllipticCurvePrivateKey)
+    assert arrived.private_numbers() == key.private_numbers()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
