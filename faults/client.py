@@ -63,7 +63,7 @@ class Client(writer.Writer):
     @property
     def running(self) -> Row:
         """What it is writing, or has written last."""
-        return (self.number, self._number)
+        return (self.number, self.next - 1)
 
     def _remember(self, told: writer.Operation) -> None:
         self._told.add(

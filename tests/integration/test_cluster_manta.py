@@ -1,4 +1,4 @@
-"""A cluster whose snapshots go to Manta (addresses 127.0.80.x): one node takes one, the next begins with it."""
+"""A cluster whose snapshots go to Manta (addresses 127.0.92.x): one node takes one, the next begins with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cluster(packages: Packages, server: MantaServer) -> Iterator[Cluster]:
     user = {"MANTA_SUBUSER": "backup", "MANTA_ROLE": "writer", "MANTA_PRIVATE_KEY": key}
     manta_env = environment(server, **user)
     env = {name: value for name, value in manta_env.items() if not name.startswith("NODE_")}
-    with running(packages, "manta", "127.0.80", nodes=1, env={**env, "SNAPSHOT_INTERVAL": "2"}) as made:
+    with running(packages, "manta", "127.0.92", nodes=1, env={**env, "SNAPSHOT_INTERVAL": "2"}) as made:
         yield made
 
 

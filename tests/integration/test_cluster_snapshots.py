@@ -1,4 +1,4 @@
-"""Snapshots as a person sees them: taken, listed, restored, verified, and never trusted blindly (127.0.80)."""
+"""Snapshots as a person sees them: taken, listed, restored, verified, and never trusted blindly (127.0.93)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
     """Two nodes with some rows; what the tests leave in the store and in Consul the next ones find."""
     # No pilot takes one between two looks of a test.
     env = {"SNAPSHOT_INTERVAL": "3600"}
-    with running(packages, "snapshots", "127.0.80", nodes=2, env=env) as made:
+    with running(packages, "snapshots", "127.0.93", nodes=2, env=env) as made:
         converged(made, 1)
         write(made, "CREATE TABLE kept (n BIGINT PRIMARY KEY, filler VARCHAR(200))")
         write(made, f"INSERT INTO kept {ROWS}")
