@@ -160,8 +160,8 @@ def _missing(packages: Packages) -> list[Callable[[Packages], None]]:
 
 
 @contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    with open(cache / ".lock", "w") as file:
+def _locked(cache: Path, what: str = "") -> Iterator[None]:
+    with open(cache / f".{what}lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -196,11 +196,23 @@ def _install(missing: Sequence[str]) -> None:
         )
     _say(f"installing Debian packages: {' '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _run(["apt-get", "update"], env=environment)
-    _run(
-        ["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends", *missing],
-        env=environment,
-    )
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    # apt-get waits for another install, but not for another update.
+    with _locked(cache, "apt-"):
+        _run(["apt-get", "update"], env=environment)
+        _run(
+            [
+                "apt-get",
+                "-o",
+                "DPkg::Lock::Timeout=300",
+                "install",
+                "-y",
+                "--no-install-recommends",
+                *missing,
+            ],
+            env=environment,
+        )
 
 
 def _build_mysql(packages: Packages) -> None:
