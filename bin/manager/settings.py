@@ -19,7 +19,7 @@ from manager.errors import ConfigError
 from manager.setting_values import Secret
 from manager.variables import VARIABLES, Variable
 
-__all__ = ["Secret", "Settings", "load"]
+__all__ = ["MANTA", "Secret", "Settings", "load"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class Settings:
         return tuple(value.value for value in found if isinstance(value, Secret))
 
 
-_MANTA = ("MANTA_URL", "MANTA_USER", "MANTA_PRIVATE_KEY", "MANTA_BUCKET")
+MANTA = ("MANTA_URL", "MANTA_USER", "MANTA_PRIVATE_KEY", "MANTA_BUCKET")
 _PAIRS = (
     ("MYSQL_USER", "MYSQL_PASSWORD"),
     ("MYSQL_REPL_USER", "MYSQL_REPL_PASSWORD"),
@@ -247,8 +247,8 @@ def _check_together(result: Mapping[str, Any]) -> None:
         raise ConfigError("STORAGE_DIR is missing, although BACKUP_DRIVER is local")
     # With none at all there is no store yet, which only what uses it has to know: manta is the default.
     if result["backup_driver"] == "manta":
-        given = [name for name in _MANTA if result[name.lower()] is not None]
-        for name in _MANTA if given else ():
+        given = [name for name in MANTA if result[name.lower()] is not None]
+        for name in MANTA if given else ():
             if result[name.lower()] is None:
                 raise ConfigError(f"{name} is missing, although {given[0]} is set")
     service = result["service_name"]

@@ -38,7 +38,7 @@ def due(
     primary = record.primary == server.server_uuid and session is not None and cluster.lock_session == session
     if primary and not server.serves:
         return Due(False, "this node is the primary, but not open")
-    healthy = sorted(i.name for i in cluster.of("replica") if i.passing)
+    healthy = cluster.healthy_replicas
     if asked:
         fit = primary or name in healthy
         return Due(

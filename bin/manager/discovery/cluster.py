@@ -75,6 +75,11 @@ class ClusterView:
         return tuple(one for one in self.instances if one.service == service)
 
     @property
+    def healthy_replicas(self) -> tuple[str, ...]:
+        """The names of the replicas that pass, sorted: the first one does what only one is to do."""
+        return tuple(sorted(one.name for one in self.of("replica") if one.passing))
+
+    @property
     def lock_holder(self) -> Holder | None:
         """Who holds PRIMARY_KEY now, as its value says; None if it is free or its value says nothing."""
         if self.lock_session is None or not self.lock_value:

@@ -51,7 +51,7 @@ def due(node: Node, cluster: ClusterView, now: float) -> bool:
     interval, record = node.settings.verify_interval, cluster.record
     if interval is None or record is None or cluster.last_snapshot is None:
         return False
-    healthy = sorted(i.name for i in cluster.of("replica") if i.passing)
+    healthy = cluster.healthy_replicas
     if node.name != (healthy[0] if healthy else record.primary_name):
         return False
     since = now - node.discovery.last_verification()

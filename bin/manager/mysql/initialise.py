@@ -92,11 +92,12 @@ def _run(command: list[str], seconds: float) -> str:
     except OSError as error:
         raise ConfigError(f"cannot run {name}: {error.strerror}") from None
     if done.returncode:
-        raise AutopilotError(f"{name} failed ({done.returncode}): {_complaint(done.stderr)}")
+        raise AutopilotError(f"{name} failed ({done.returncode}): {complaint(done.stderr)}")
     return done.stdout
 
 
-def _complaint(text: str) -> str:
+def complaint(text: str) -> str:
+    """Return the line of what a program has printed that says why it failed. Pure."""
     lines = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "[ERROR]" in line]
     # The first error is the cause; "Aborting" follows.

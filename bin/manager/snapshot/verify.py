@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from manager.errors import Busy, MySQLError, ServerUnreachable, SnapshotDamaged,
 from manager.gtid import GtidSet
 from manager.mysql import config
 from manager.mysql.connection import Connection, local, quote_name
-from manager.mysql.initialise import initialise, program
+from manager.mysql.initialise import complaint, initialise, program
 from manager.mysql.ownership import give_to_mysqld
 from manager.node import Node
 from manager.settings import Settings
@@ -34,6 +35,7 @@ LOG = logging.getLogger(__name__)
 LOCK = "verify"
 READS = 2
 LEAST_ROOM = 64 << 20
+LONGEST_LINE = 300
 START_TIME = 600.0
 STOP_TIME = 60.0
 TABLE_TIME = 4 * 3600.0
@@ -138,7 +140,7 @@ def _look_inside(settings: Settings, manifest: Manifest) -> tuple[str, bool]:
     """Return the verdict, and whether a server was there to give it."""
     with _server(settings) as (server, log):
         if not _answers(settings, server):
-            return f"mysqld does not start on it: {_complaint(log)}", False
+            return f"mysqld does not start on it: {_said(log)}", False
         asked = "its GTID set"
         try:
             with local(settings, timeout=5.0) as conn:
@@ -152,7 +154,7 @@ def _look_inside(settings: Settings, manifest: Manifest) -> tuple[str, bool]:
             if not poll_until(lambda: server.poll() is not None, Deadline(STOP_TIME)):
                 raise
             _check_own_end(server)
-            return f"mysqld ended while it looked at {asked}: {_complaint(log)}", True
+            return f"mysqld ended while it looked at {asked}: {_said(log)}", True
     return GOOD, True
 
 
@@ -207,7 +209,7 @@ def _answers(settings: Settings, server: subprocess.Popen[bytes]) -> bool:
 
 def _check_own_end(server: subprocess.Popen[bytes]) -> None:
     """A server that was killed by somebody, by the system for want of memory say, has said nothing of its data."""
-    if server.returncode in (-9, -15, 137, 143):
+    if server.returncode in (-signal.SIGKILL, -signal.SIGTERM):
         raise SnapshotError("the private mysqld was killed: memory may be too short for a verification here")
 
 
@@ -237,7 +239,5 @@ def _wrong_table(conn: Connection, schema: str, name: str) -> str:
     return faults[0] if faults else ""
 
 
-def _complaint(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if "[ERROR]" in line]
-    return (errors or lines[-1:] or ["it said nothing"])[0].strip()[:300]
+def _said(log: Path) -> str:
+    return complaint(log.read_text(errors="replace"))[:LONGEST_LINE]

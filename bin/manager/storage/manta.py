@@ -18,12 +18,11 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from manager.errors import AutopilotError, ConfigError, ObjectMissing, StoreError
-from manager.settings import Settings
+from manager.settings import MANTA, Settings
 from manager.storage.base import Objects, Store, StoredObject, check_name
 from manager.storage.manta_client import DIRECTORY, Body, Client, NoDirectory, Refused, read
 from manager.storage.manta_key import MantaError
 
-REQUIRED = ("MANTA_URL", "MANTA_USER", "MANTA_PRIVATE_KEY", "MANTA_BUCKET")
 PAGE = 1000  # entries of a directory in one answer; 1024 is the server's limit
 SLACK = 1 << 20  # bytes that an upload may have beyond `at_most`
 SKEW = 240.0  # seconds; the server refuses a signature that is 300 s old or too new
@@ -35,7 +34,7 @@ class MantaStore(Store):
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        for name in REQUIRED:
+        for name in MANTA:
             if getattr(self.settings, name.lower()) is None:
                 raise ConfigError(f"BACKUP_DRIVER=manta needs {name}")
         self._bucket = self.settings.manta_bucket or ""
