@@ -16,8 +16,9 @@ import pytest
 
 from manager.errors import CannotList, ConfigError, LockLost, ObjectMissing, StoreError
 from manager.settings import load
-from manager.storage import Store, open_store
+from manager.storage import Store, base, open_store
 from tests.documents import ROOT, the_block
+from tests.integration.limits import no_large_files
 from tests.integration.manta_server import manta
 from tests.integration.manta_stores import environment as manta_environment
 from tests.integration.manta_stores import private_key
@@ -119,6 +120,22 @@ def test_get_backup_retrieves_to_the_scratch_directory(store: Store, tmp_path: P
         store.put_backup("c", tmp_path / "none")
 
 
+def test_the_disk_begins_before_a_file_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def advise(descriptor: int, offset: int, size: int, advice: int) -> None:
+        assert os.fstat(descriptor).st_size == offset + size
+        begun.append((offset, size))
+        raise OSError("not here")
+
+    monkeypatch.setattr(base, "SPAN", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    chunks = [bytes([number]) * 300 for number in range(10)]
+    base.write_file(tmp_path / "file", chunks)
+    assert begun == [(0, 1200), (1200, 1200)]
+    assert (tmp_path / "file").read_bytes() == b"".join(chunks)
+
+
 def test_a_manifest_is_small(store: Store) -> None:
     store.put_stream("large", iter([bytes(1 << 20), b"x"]))
     with pytest.raises(StoreError, match="larger than"):
@@ -196,6 +213,15 @@ def test_local_leftovers_of_a_killed_writer_go_and_a_living_one_stays(local: Sto
     assert local.clear_leftovers(ours) == 1
     assert set(asked) == {"mysql-backup/1"}
     assert list((tmp_path / "store" / ".incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1000, (1 << 20) - 1])
+def test_local_disk_that_is_full(local: Store, tmp_path: Path, size: int) -> None:
+    """In one line, and without what a part of has been written."""
+    with no_large_files(), pytest.raises(StoreError, match="File too large") as caught:
+        local.put_stream("a", iter([bytes(size)] * 2000))
+    assert str(caught.value).startswith(f"STORAGE_DIR {tmp_path / 'store'}: ")
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
 def test_local_directory_that_is_missing(tmp_path: Path) -> None:

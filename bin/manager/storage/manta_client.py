@@ -28,11 +28,12 @@ from urllib3.exceptions import ProtocolError
 
 from manager.settings import Settings
 from manager.storage.base import CHUNK
+from manager.storage.bounded import bounded
 from manager.storage.manta_key import Key, MantaClient, read_key
 from manager.waiting import Deadline, pause
 
 CONNECT = 3.0
-READ = 60.0  # for the first byte of an answer, and for each CHUNK of a body: slower is no better than silence
+READ = 60.0  # for each CHUNK of an answer, its headers included: slower is no better than silence
 ATTEMPTS = 3
 LONGEST_WAIT = 60.0  # a server that asks for more is away; the real one asks for 30 s
 LONGEST_ERROR = 1 << 16
@@ -205,27 +206,12 @@ class _Signature(AuthBase):
         return request
 
 
-# urllib3 sends a body under the time limit for connecting, too short for a server that is busy for a moment.
-
-
-class _HTTPConnection(HTTPConnection):
-    def endheaders(self, *args: Any, **options: Any) -> None:
-        super().endheaders(*args, **options)
-        self.sock.settimeout(READ)
-
-
-class _HTTPSConnection(HTTPSConnection):
-    def endheaders(self, *args: Any, **options: Any) -> None:
-        super().endheaders(*args, **options)
-        self.sock.settimeout(READ)
-
-
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
+    ConnectionCls = bounded(HTTPConnection, lambda: READ)
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
+    ConnectionCls = bounded(HTTPSConnection, lambda: READ)
 
 
 class _Adapter(HTTPAdapter):

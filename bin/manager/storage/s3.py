@@ -1,13 +1,16 @@
 """The `s3` driver: Amazon S3, and every store that speaks its protocol (AWS_ENDPOINT_URL).
 
-Limits measured with SeaweedFS: one part of a multipart upload is held in memory at a time, so a snapshot of
+Limits measured with SeaweedFS: two parts of a multipart upload are held in memory at a time, so a snapshot of
 any size is sent and fetched in constant memory; an upload that is never completed is never visible.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +20,18 @@ from botocore.config import Config
 
 from manager.errors import AutopilotError, ConfigError, ObjectMissing, StoreError
 from manager.settings import Settings
+from manager.storage import s3_connection
 from manager.storage.base import CHUNK, Objects, Store, StoredObject, check_name
 
 MIB = 1 << 20
-SMALLEST_PART = 16 * MIB
-DEFAULT_PART = 64 * MIB
+SMALLEST_PART = 5 * MIB  # S3's limit, but for the last one
+DEFAULT_PART = 32 * MIB
 LARGEST_PART = 512 * MIB
 PARTS = 10_000  # S3's limit for one object
+AT_ONCE = 2  # parts on their way: the store works on one while the next one comes
 LIMITS = Config(
     connect_timeout=3,
-    read_timeout=60,
+    read_timeout=s3_connection.READ,
     retries={"total_max_attempts": 3, "mode": "standard"},
     signature_version="s3v4",
 )
@@ -35,8 +40,8 @@ LIMITS = Config(
 def part_size(at_most: int) -> int:
     """Bytes in each part of an object that is no larger than `at_most` bytes (0: unknown).
 
-    Equal parts, since some S3-compatible stores demand them; 9000 of them at most, 16 to 512 MiB each. An
-    unknown size gets 64 MiB, good for 625 GiB.
+    Equal parts, since some S3-compatible stores demand them; 9000 of them at most, 5 to 512 MiB each. An
+    unknown size gets 32 MiB, good for 312 GiB.
     """
     if at_most <= 0:
         return DEFAULT_PART
@@ -57,29 +62,44 @@ class S3Store(Store):
 
     def put_stream(self, name: str, chunks: Iterable[bytes], *, at_most: int = 0) -> str:
         size = part_size(at_most)
-        parts = _parts(chunks, size)
         target = {"Bucket": self._bucket, "Key": check_name(name)}
-        part = next(parts, bytearray())
-        if len(part) < size:
+        sent: list[Future[dict[str, Any]]] = []
+        memory: list[io.BytesIO] = []
+
+        def free() -> io.BytesIO:
+            """The memory of the part that was begun AT_ONCE parts ago, once that has been sent."""
+            if len(sent) >= AT_ONCE:
+                sent[-AT_ONCE].result()
+            else:
+                memory.append(_part_memory(size))
+            return memory[len(sent) % AT_ONCE]
+
+        parts = _parts(chunks, size, free)
+        first = next(parts, io.BytesIO())
+        if _length(first) < size:
             with self._faults(name):
-                self._client.put_object(**target, Body=part)
+                self._client.put_object(**target, Body=first)
             return f"{self._bucket}/{name}"
         with self._upload(name) as upload:
-            done: list[Any] = []
-            while part:
-                if len(done) == PARTS:
-                    raise StoreError(f"{name} has more than {PARTS} parts of {size} bytes, S3's limit")
-                number = len(done) + 1
-                with self._faults(name):
-                    answer = self._client.upload_part(**target, UploadId=upload, PartNumber=number, Body=part)
-                done.append({"PartNumber": number, "ETag": answer["ETag"]})
-                part = bytearray()  # frees what was sent before the next part is gathered
-                part = next(parts, part)
+            # All have ended when it is left, so that what is aborted after an error stays aborted.
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                for number, part in enumerate(itertools.chain((first,), parts), 1):
+                    if number > PARTS:
+                        raise StoreError(f"{name} has more than {PARTS} parts of {size} bytes, S3's limit")
+                    sent.append(threads.submit(self._send, name, upload, number, part))
+                done = [each.result() for each in sent]
             with self._faults(name):
                 self._client.complete_multipart_upload(
                     **target, UploadId=upload, MultipartUpload={"Parts": done}
                 )
         return f"{self._bucket}/{name}"
+
+    def _send(self, name: str, upload: str, number: int, part: io.BytesIO) -> dict[str, Any]:
+        with self._faults(name):
+            answer = self._client.upload_part(
+                Bucket=self._bucket, Key=name, UploadId=upload, PartNumber=number, Body=part
+            )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     @contextlib.contextmanager
     def _upload(self, name: str) -> Iterator[str]:
@@ -146,6 +166,7 @@ class S3Store(Store):
         config = LIMITS
         if settings.aws_endpoint_url:
             config = LIMITS.merge(Config(s3={"addressing_style": "path"}))
+        s3_connection.bound()
         try:
             return boto3.session.Session().client(
                 "s3",
@@ -184,10 +205,12 @@ class S3Store(Store):
             return StoreError(f"the name of the S3 server cannot be resolved ({where}); check {setting}")
         if isinstance(error, boto.SSLError):
             return StoreError(f"the S3 server's certificate is not accepted ({where}); check AWS_CA_BUNDLE")
-        if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
+        # One that is reset in the moment in which it stands is told like one that is reset just after that.
+        no_connection = isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError)
+        if no_connection and "Connection reset" not in text:
             why = "connection refused" if "refused" in text else "no connection"
             return StoreError(f"no S3 server answers at {where}: {why}; check {setting}")
-        if isinstance(error, boto.ReadTimeoutError):
+        if isinstance(error, boto.ReadTimeoutError) or "timed out" in text:
             return StoreError(f"the S3 server does not answer in time ({where})")
         return StoreError(f"the connection to the S3 server failed ({where}): {type(error).__name__}")
 
@@ -213,17 +236,39 @@ class S3Store(Store):
         return StoreError(known.get(code) or f"{error.operation_name} of {name} in {bucket} failed: {answer}")
 
 
-def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytearray]:
-    """Gather `chunks` into parts of exactly `size` bytes; the last one may be shorter."""
-    part = bytearray()
+def _part_memory(size: int) -> io.BytesIO:
+    """All of a part's memory at once: growing would copy it."""
+    part = io.BytesIO()
+    part.seek(size - 1)
+    part.write(b"\0")
+    return part
+
+
+def _parts(chunks: Iterable[bytes], size: int, free: Callable[[], io.BytesIO]) -> Iterator[io.BytesIO]:
+    """Gather `chunks` into parts of exactly `size` bytes; the last one may be shorter.
+
+    They are files, which are sent in small blocks: a time limit is then one for a block, not for the part. `free`
+    gives the memory for the next one, which may have been an earlier one's.
+    """
+    part: io.BytesIO | None = None
+    filled = 0
     for chunk in chunks:
         rest = memoryview(chunk)
-        while len(part) + len(rest) >= size:
-            taken = size - len(part)
-            part += rest[:taken]
-            rest = rest[taken:]
-            yield part
-            part = bytearray()
-        part += rest
-    if part:
+        while rest:
+            if part is None:
+                part = free()
+                filled = part.seek(0)
+            taken = part.write(rest[: size - filled])
+            filled, rest = filled + taken, rest[taken:]
+            if filled == size:
+                part.seek(0)
+                yield part
+                part = None
+    if part is not None:
+        part.truncate(filled)
+        part.seek(0)
         yield part
+
+
+def _length(part: io.BytesIO) -> int:
+    return part.getbuffer().nbytes
