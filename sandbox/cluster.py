@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandbox import disks, marked, servers
+from sandbox import disks, marked, mysqls, rpladmin, servers
 from sandbox.health import Catalogue, Endpoint
 from sandbox.network import Network
 from sandbox.node import Node, SandboxError
@@ -65,7 +65,8 @@ class Cluster:
         if namespaces and beside:
             raise SandboxError("a cluster in namespaces has Consul and S3 servers of its own")
         self.directory = directory
-        self.packages = packages or ensure()
+        self.packages = packages or mysqls.chosen()
+        self._chosen: dict[str, Packages] = {}
         subnet = subnet or (NAMESPACES if namespaces else os.environ.get("AUTOPILOT_SUBNET") or LOOPBACK)
         self._state: dict[str, Any] = {
             "service_name": service_name,
@@ -79,6 +80,8 @@ class Cluster:
             "pilot": pilot or os.environ.get("PILOT") or "consul",
             "pilots": {},
             "containerpilot": os.environ.get("CONTAINERPILOT") or str(DRIVER),
+            "mysql": self.packages.server,
+            "mysqls": {},
             "nodes": [],
         }
         if self._state["pilot"] not in PILOTS:
@@ -88,8 +91,9 @@ class Cluster:
     def open(cls, directory: Path) -> Cluster:
         """Return the cluster that was made in `directory`; SandboxError if there is none."""
         try:
-            cluster = cls(directory)
+            cluster = cls(directory, packages=ensure())
             cluster._state = cluster._saved()
+            cluster.packages = mysqls.chosen(cluster._state.get("mysql"))
         except FileNotFoundError:
             raise SandboxError(f"there is no cluster in {directory}") from None
         return cluster
@@ -148,17 +152,27 @@ class Cluster:
                 f"there is no node {name!r}; there are {', '.join(self._state['nodes']) or 'none'}"
             )
         address = f"{self._state['subnet']}.{10 + int(name.removeprefix('node-'))}"
+        packages = self._packages_of(name)
         return Node(
             name=name,
             address=address,
             directory=self.directory / name,
-            packages=self.packages,
-            shared_env=self.env,
+            packages=packages,
+            shared_env=self._env(packages),
             enter=self._enter(name),
             disk_mb=self._state.get("disk_mb"),
             code=Path(self._state["code"]),
             containerpilot=self._containerpilot(name),
         )
+
+    def _packages_of(self, name: str) -> Packages:
+        """What a node runs, where that is another server than the cluster's; looked up once."""
+        server = self._state.get("mysqls", {}).get(name)
+        if server is None:
+            return self.packages
+        if server not in self._chosen:
+            self._chosen[server] = mysqls.chosen(server)
+        return self._chosen[server]
 
     def _containerpilot(self, name: str) -> Path | None:
         """The program that runs a node's hooks, where its pilot is ContainerPilot."""
@@ -167,8 +181,13 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that all nodes share."""
-        path = [self.packages.venv_bin, self.packages.consul.parent, self.packages.mysql_bindir]
+        """The environment that all nodes of the cluster's own server share."""
+        return self._env(self.packages)
+
+    def _env(self, packages: Packages) -> dict[str, str]:
+        path = [packages.venv_bin, packages.consul.parent, packages.mysql_bindir]
+        if self._state["env"].get("FAILOVER_ENGINE") == rpladmin.NAME:
+            path.append(rpladmin.tools())
         return {
             "PATH": ":".join(
                 [*map(str, path), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
@@ -182,7 +201,7 @@ class Cluster:
             "MYSQL_USER": "app",
             "MYSQL_DATABASE": DATABASE,
             "MYSQL_REPL_USER": "repl",
-            "MYSQL_BINDIR": str(self.packages.mysql_bindir),
+            "MYSQL_BINDIR": str(packages.mysql_bindir),
             "MYSQL_INITDB_DIR": str(self.directory / "initdb.d"),
             "MYSQLD_USER": servers.server_user(),
             "INNODB_BUFFER_POOL_SIZE": "64M",
@@ -249,19 +268,32 @@ class Cluster:
         if not wait_for(lambda: servers.s3_ready(self.s3_address, (BUCKET,)), 60.0):
             raise SandboxError(f"the S3 server did not start; see {self.directory / 's3' / 's3.log'}")
 
-    def add_node(self, *, pilot: str | None = None) -> Node:
-        """Add the next node and start it; does not wait for it. `pilot`: another one than the cluster's."""
+    def add_node(self, *, pilot: str | None = None, server: str | None = None) -> Node:
+        """Add the next node and start it; does not wait for it.
+
+        `pilot` and `server` (of `mysqls.chosen`): others than the cluster's.
+        """
         self._state["last"] = self._state.get("last", 0) + 1
         name = f"node-{self._state['last']}"
         self._state["nodes"].append(name)
         if pilot is not None:
             self._state["pilots"][name] = pilot
+        if server is not None:
+            self._state["mysqls"][name] = server
         self._save()
         node = self.node(name)
         if self.network is not None:
             self.network.add(name, node.address)
         node.start()
         return node
+
+    def change_server(self, name: str, server: str) -> Node:
+        """Let a node that is down start with another MySQL server from now on, on its old data; returns the node."""
+        if self.node(name).running:
+            raise SandboxError(f"{name} is running")
+        self._state["mysqls"][name] = server
+        self._save()
+        return self.node(name)
 
     def remove_node(self, name: str) -> None:
         """Stop a node, take it out of Consul and delete its directory."""

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK_FILE = ROOT / "requirements-dev.lock"
 LAYOUT = "1"  # raised when the trees below are built differently: an older cache is then built again
 
+DEFAULT_MYSQL = "9.7"
 MYSQL_PROGRAMS = ("mysqld", "mysql", "mysqladmin", "mysqldump", "mysqlbinlog", "mysql_tzinfo_to_sql")
 # A mirror may be a frozen copy of the archive, whose lists have run out.
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"',)
@@ -35,29 +36,32 @@ class PackagesError(Exception):
 
 @dataclass(frozen=True)
 class Packages:
-    """Where the parts of the cache are."""
+    """Where the parts of the cache are. `base` and `programs` are given for another MySQL server than 9.7."""
 
     cache: Path
+    server: str = DEFAULT_MYSQL
+    base: Path | None = None
+    programs: Path | None = None
 
     @property
     def mysql(self) -> Path:
         """MySQL's base directory: bin, lib and share."""
-        return self.cache / "mysql"
+        return self.base or self.cache / "mysql"
 
     @property
     def mysql_bindir(self) -> Path:
         """The directory of mysqld and of the client programs."""
-        return self.mysql / "bin"
+        return self.programs or self.mysql / "bin"
 
     @property
     def mysql_plugins(self) -> Path:
         """MySQL's plugin directory."""
-        return self.mysql / "lib" / "mysql" / "plugin"
+        return _below(self.mysql / "lib", "plugin")
 
     @property
     def mysql_messages(self) -> Path:
         """MySQL's share directory (error messages, character sets)."""
-        return self.mysql / "share" / "mysql"
+        return _below(self.mysql, "share")
 
     @property
     def consul(self) -> Path:
@@ -78,6 +82,12 @@ class Packages:
     def weed(self) -> Path:
         """SeaweedFS, the S3 server."""
         return self.venv_bin / "weed"
+
+
+def _below(parent: Path, name: str) -> Path:
+    """Debian's packages put a directory `mysql` in between; others do not."""
+    places = {"plugin": parent / "mysql" / name, "share": parent / name / "mysql"}
+    return places[name] if places[name].is_dir() else parent / name
 
 
 def cache_directory() -> Path:
@@ -123,10 +133,10 @@ def program(package: str, path: str, suite: str = "bookworm") -> list[str]:
         if not _current(tree, LAYOUT):
             _install_tools(packages)
             _say(f"unpacking {package}")
-            with _unpacked(packages.cache, suite, package) as unpacked:
+            with unpacked(packages.cache, suite, package) as found:
                 new = tree.with_name(f"{tree.name}.new")
                 shutil.rmtree(new, ignore_errors=True)
-                shutil.move(unpacked, new)
+                shutil.move(found, new)
             _publish(new, tree)
     # Newer suites have everything below usr.
     libraries = [*tree.glob("lib/*-linux-gnu"), *tree.glob("usr/lib/*-linux-gnu")]
@@ -136,18 +146,32 @@ def program(package: str, path: str, suite: str = "bookworm") -> list[str]:
 
 def npm_package(name: str, version: str) -> Path:
     """Return the directory of a package from npm's registry, installed once into the cache; PackagesError."""
-    install_programs({"node": "nodejs", "npm": "npm"})
     tree = cache_directory() / "npm" / f"{name}-{version}"
+    built(tree, lambda new: npm_install(name, version, new))
+    return tree / "node_modules" / name
+
+
+def npm_install(name: str, version: str, prefix: Path) -> None:
+    """Install a package from npm's registry below `prefix`/node_modules; PackagesError."""
+    install_programs({"node": "nodejs", "npm": "npm"})
+    # What its dependencies would compile or run here is not needed, and not wanted.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+    run(["npm", "install", *options, "--prefix", str(prefix), f"{name}@{version}"])
+
+
+def built(tree: Path, build: Callable[[Path], None]) -> None:
+    """Have `build` fill the directory that it is given, once, which then stands in the cache as `tree`.
+
+    Two runs at once do not collide. PackagesError if it cannot be built.
+    """
     tree.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cache_directory()):
         if not _current(tree, LAYOUT):
-            _say(f"installing {name} from npm")
+            _install_tools(Packages(cache_directory()))
+            _say(f"making {tree.name}")
             new = _fresh(tree.with_name(f"{tree.name}.new"))
-            # What its dependencies would compile or run here is not needed, and not wanted.
-            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
-            _run(["npm", "install", *options, "--prefix", str(new), f"{name}@{version}"])
+            build(new)
             _publish(new, tree)
-    return tree / "node_modules" / name
 
 
 def _missing(packages: Packages) -> list[Callable[[Packages], None]]:
@@ -200,8 +224,8 @@ def _install(missing: Sequence[str]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     # apt-get waits for another install, but not for another update.
     with _locked(cache, "apt-"):
-        _run(["apt-get", "update"], env=environment)
-        _run(
+        run(["apt-get", "update"], env=environment)
+        run(
             [
                 "apt-get",
                 "-o",
@@ -218,7 +242,7 @@ def _install(missing: Sequence[str]) -> None:
 def _build_mysql(packages: Packages) -> None:
     """Unpack MySQL with the libraries it was built for, and bind its programs to their own loader."""
     _say("unpacking MySQL")
-    with _unpacked(packages.cache, "sid", "mysql-server-core,mysql-client-core") as tree:
+    with unpacked(packages.cache, "sid", "mysql-server-core,mysql-client-core") as tree:
         new = _fresh(packages.cache / "mysql.new")
         (new / "bin").mkdir()
         for program in MYSQL_PROGRAMS:
@@ -229,10 +253,10 @@ def _build_mysql(packages: Packages) -> None:
         shutil.move(tree / "usr" / "share" / "mysql", new / "share" / "mysql")
     libraries = next(new.glob("lib/*-linux-gnu"))
     for path in new.glob("bin/*"):
-        loader = Path(_run(["patchelf", "--print-interpreter", str(path)]).strip()).name
+        loader = Path(run(["patchelf", "--print-interpreter", str(path)]).strip()).name
         final = packages.mysql / libraries.relative_to(new)
-        _run(["patchelf", "--set-interpreter", str(final / loader), str(path)])
-        _run(
+        run(["patchelf", "--set-interpreter", str(final / loader), str(path)])
+        run(
             [
                 "patchelf",
                 "--force-rpath",
@@ -247,7 +271,7 @@ def _build_mysql(packages: Packages) -> None:
 def _build_consul(packages: Packages) -> None:
     """Unpack Consul, one static program."""
     _say("unpacking Consul")
-    with _unpacked(packages.cache, "bullseye", "consul") as tree:
+    with unpacked(packages.cache, "bullseye", "consul") as tree:
         new = _fresh(packages.cache / "consul.new")
         shutil.move(tree / "usr" / "bin" / "consul", new / "consul")
     _publish(new, packages.consul.parent)
@@ -258,10 +282,10 @@ def _build_venv(packages: Packages) -> None:
     _say("installing the Python environment")
     venv = packages.cache / "venv"
     if not packages.python.exists():
-        _run([sys.executable, "-m", "venv", str(venv)])
+        run([sys.executable, "-m", "venv", str(venv)])
     # The file is complete but for what is left out of it on purpose (LEFT_OUT in the Makefile).
     options = ["--quiet", "--no-deps", "--requirement", str(LOCK_FILE)]
-    _run([str(packages.python), "-m", "pip", "install", *options])
+    run([str(packages.python), "-m", "pip", "install", *options])
     (venv / ".complete").write_text(_requirements_mark())
 
 
@@ -270,13 +294,13 @@ def _requirements_mark() -> str:
 
 
 @contextlib.contextmanager
-def _unpacked(cache: Path, suite: str, wanted: str) -> Iterator[Path]:
+def unpacked(cache: Path, suite: str, wanted: str) -> Iterator[Path]:
     """Yield a directory with Debian packages and what they depend on, unpacked and not configured."""
     with tempfile.TemporaryDirectory(prefix=f"unpack-{suite}-", dir=cache) as directory:
         command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=chrootless", f"--include={wanted}"]
         command += [f"--aptopt={option}" for option in APT_OPTIONS]
         tree = Path(directory) / "tree"
-        _run([*command, suite, str(tree), debian_mirror()])
+        run([*command, suite, str(tree), debian_mirror()])
         yield tree
 
 
@@ -344,7 +368,8 @@ def _publish(new: Path, final: Path) -> None:
     new.rename(final)
 
 
-def _run(command: list[str], env: dict[str, str] | None = None) -> str:
+def run(command: list[str], env: dict[str, str] | None = None) -> str:
+    """Run a program to its end and return what it printed; PackagesError with its last words if it fails."""
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL
     )

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.packages import Packages
+from sandbox import mysqls
+from sandbox.packages import DEFAULT_MYSQL, Packages
 from sandbox.processes import Process, ServerFailed, answers
 
 GOSSIP = {
@@ -55,13 +56,20 @@ class Mysql:
 
 def mysql_options(packages: Packages) -> list[str]:
     """The options that tell mysqld where its own files are in the cache."""
-    return [
+    options = [
         f"--basedir={packages.mysql}",
         f"--lc-messages-dir={packages.mysql_messages}",
         f"--character-sets-dir={packages.mysql_messages / 'charsets'}",
         f"--plugin-dir={packages.mysql_plugins}",
-        "--secure-file-priv=NULL",
     ]
+    # 5.6.24 takes NULL for a directory, and does not start.
+    return [*options, "--secure-file-priv=NULL"] if mysqls.version(packages) >= (5, 7, 0) else options
+
+
+def small_redo_log(packages: Packages) -> str:
+    """The option that keeps the redo log at 8 MB."""
+    newer = mysqls.version(packages) >= (8, 0, 30)
+    return "--innodb-redo-log-capacity=8M" if newer else "--innodb-log-file-size=4M"
 
 
 def initialised_datadir(packages: Packages, datadir: Path) -> None:
@@ -69,26 +77,39 @@ def initialised_datadir(packages: Packages, datadir: Path) -> None:
 
     The original is made once and kept in the cache. Each copy gets a server_uuid of its own at its start.
     """
-    template = packages.cache / f"datadir-{os.getuid()}"
+    which = "" if packages.server == DEFAULT_MYSQL else packages.server.strip("/").replace("/", "-") + "-"
+    template = packages.cache / f"datadir-{which}{os.getuid()}"
     with open(packages.cache / ".datadir-lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not template.exists():
             new = template.with_suffix(".new")
             shutil.rmtree(new, ignore_errors=True)
             _own(new)
-            command = [str(packages.mysql_bindir / "mysqld"), "--no-defaults", "--initialize-insecure"]
-            command += [f"--user={server_user()}", f"--datadir={new}", "--innodb-redo-log-capacity=8M"]
-            done = subprocess.run(
-                [*command, *mysql_options(packages)], check=False, capture_output=True, text=True
-            )
-            if done.returncode:
-                raise ServerFailed(
-                    f"mysqld --initialize-insecure failed: {done.stderr.strip().splitlines()[-1]}"
-                )
-            (new / "auto.cnf").unlink()
+            _initialise(packages, new)
             new.rename(template)
     datadir.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", "--reflink=auto", str(template), str(datadir)], check=True)
+
+
+def _initialise(packages: Packages, datadir: Path) -> None:
+    """Fill an empty directory; ServerFailed with mysqld's last words if it cannot."""
+    command = [str(packages.mysql_bindir / "mysqld"), "--no-defaults", f"--user={server_user()}"]
+    command += [f"--datadir={datadir}", small_redo_log(packages), *mysql_options(packages)]
+    script = ""
+    if mysqls.version(packages) >= (5, 7, 0):
+        command.append("--initialize-insecure")
+    else:
+        # 5.6 makes its system tables from scripts, whose accounts are more than root@localhost.
+        command.append("--bootstrap")
+        _own(datadir / "mysql")
+        names = ("mysql_system_tables", "mysql_system_tables_data", "fill_help_tables")
+        texts = [(packages.mysql_messages / f"{name}.sql").read_text() for name in names]
+        wanted = "DELETE FROM user WHERE User <> 'root' OR Host <> 'localhost';\n"
+        script = "".join(["USE mysql;\n", *texts, wanted])
+    done = subprocess.run(command, check=False, input=script, capture_output=True, text=True)
+    if done.returncode:
+        raise ServerFailed(f"mysqld could not initialise: {done.stderr.strip().splitlines()[-1]}")
+    (datadir / "auto.cnf").unlink(missing_ok=True)
 
 
 def _own(directory: Path) -> None:
@@ -115,13 +136,14 @@ def mysqld(
     command += [*mysql_options(packages), f"--datadir={datadir}", f"--socket={run / 'mysqld.sock'}"]
     command += [
         f"--pid-file={run / 'mysqld.pid'}",
+        f"--tmpdir={run}",
         f"--bind-address={address}",
         f"--port={port}",
-        "--mysqlx=OFF",
+        "--loose-mysqlx=OFF",
     ]
     command += [
         "--skip-name-resolve",
-        "--innodb-redo-log-capacity=8M",
+        small_redo_log(packages),
         "--innodb-buffer-pool-size=32M",
         *options,
     ]
@@ -323,6 +345,8 @@ def s3_command(
     # `weed mini` would insist on the same ports on 127.0.0.1, so that only one could run on a host.
     command = [str(packages.weed), "-logtostderr=true", "server", f"-dir={data}", f"-ip={address}"]
     command += [f"-ip.bind={address}", "-master.telemetry=false", "-master.port=9333", "-volume.port=9340"]
+    # Else one that was killed elects itself again only after 10 to 20 s (measured); with this, after 3.
+    command += ["-master.electionTimeout=1s"]
     command += [
         "-filer",
         "-filer.port=8888",
@@ -332,7 +356,11 @@ def s3_command(
         "-s3.port.lance=0",
     ]
     command += _own_sockets(address)
-    return [*command, "-s3.autoCreateBucket=false", f"-s3.config={config}", "-master.volumeSizeLimitMB=1024"]
+    return [*command, "-s3.autoCreateBucket=false", f"-s3.config={config}", *_VOLUMES]
+
+
+# What is deleted does not make room in a volume at once: with the default of 8, 7 GB written is the end of it.
+_VOLUMES = ("-master.volumeSizeLimitMB=1024", "-volume.max=64")
 
 
 def _own_sockets(address: str) -> list[str]:
@@ -363,13 +391,19 @@ def remove_s3_sockets(address: str) -> None:
 
 
 def s3_ready(address: str, buckets: Sequence[str]) -> bool:
-    """Create missing buckets; True once all are there and the S3 port answers."""
-    return all(_bucket_exists(address, bucket) for bucket in buckets) and answers(address, 8333)
+    """Create missing buckets; True once all are there, each has a volume to write to, and the S3 port answers."""
+    there = all(_bucket_exists(address, bucket) and _has_volume(address, bucket) for bucket in buckets)
+    return there and answers(address, 8333)
 
 
 def _bucket_exists(address: str, bucket: str) -> bool:
     """Create the bucket through the filer, which is not part of the S3 service; True once it is there."""
     return _status(f"http://{address}:8888/buckets/{bucket}/", method="POST") in (201, 409)
+
+
+def _has_volume(address: str, bucket: str) -> bool:
+    """The first object of a bucket makes its volumes; on a busy machine that object failed (seen)."""
+    return _status(f"http://{address}:9333/dir/assign?collection={bucket}", method="GET") == 200
 
 
 def _status(url: str, method: str) -> int:

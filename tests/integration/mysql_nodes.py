@@ -14,6 +14,7 @@ import pymysql
 
 from manager.mysql import accounts, config, connection, operations
 from manager.mysql.connection import Connection
+from manager.mysql.dialect import Capabilities, Dialect
 from manager.mysql.initialise import is_database
 from manager.mysql.state import ServerState, read_state
 from manager.settings import Settings, load
@@ -23,7 +24,7 @@ from sandbox.processes import Process, wait_for
 
 # Quotes, a backslash, both comment signs, a placeholder, a variable, and letters outside of latin-1.
 AWKWARD = "p'ä\"\\%s;#$HOME-ł"
-ONE_SECOND_OPTIONS = "innodb_redo_log_capacity = 8M\nmax_connections = 60\n"
+ONE_SECOND_OPTIONS = "max_connections = 60\n"
 LONG = 60.0
 
 
@@ -34,31 +35,32 @@ class Node:
         directory.mkdir(parents=True)
         conf_d = directory / "conf.d"
         conf_d.mkdir()
-        options = "\n".join(option.removeprefix("--") for option in servers.mysql_options(packages))
+        given = [*servers.mysql_options(packages), servers.small_redo_log(packages)]
+        options = "\n".join(option.removeprefix("--") for option in given)
+        options += f"\ntmpdir={directory / 'run'}"  # a server that starts removes the temporary tables there
         (conf_d / "server.cnf").write_text(f"[mysqld]\n{options}\n{ONE_SECOND_OPTIONS}")
         self.packages = packages
         self.directory = directory
-        self.settings: Settings = load(
-            {
-                "NODE_NAME": address,
-                "NODE_ADDRESS": address,
-                "MYSQL_DATADIR": str(directory / "data"),
-                "RUN_DIR": str(directory / "run"),
-                "MYSQL_CONF": str(directory / "my.cnf"),
-                "MYSQL_CONF_DIR": str(conf_d),
-                "MYSQL_BINDIR": str(packages.mysql_bindir),
-                "MYSQLD_USER": servers.server_user(),
-                "INNODB_BUFFER_POOL_SIZE": "32",
-                "BACKUP_DRIVER": "local",
-                "STORAGE_DIR": str(directory / "store"),
-                "MYSQL_USER": "app",
-                "MYSQL_PASSWORD": AWKWARD,
-                "MYSQL_DATABASE": "my_db",
-                "MYSQL_REPL_USER": "repl",
-                "MYSQL_REPL_PASSWORD": AWKWARD,
-                **environ,
-            }
-        )
+        self.environ = {
+            "NODE_NAME": address,
+            "NODE_ADDRESS": address,
+            "MYSQL_DATADIR": str(directory / "data"),
+            "RUN_DIR": str(directory / "run"),
+            "MYSQL_CONF": str(directory / "my.cnf"),
+            "MYSQL_CONF_DIR": str(conf_d),
+            "MYSQL_BINDIR": str(packages.mysql_bindir),
+            "MYSQLD_USER": servers.server_user(),
+            "INNODB_BUFFER_POOL_SIZE": "32",
+            "BACKUP_DRIVER": "local",
+            "STORAGE_DIR": str(directory / "store"),
+            "MYSQL_USER": "app",
+            "MYSQL_PASSWORD": AWKWARD,
+            "MYSQL_DATABASE": "my_db",
+            "MYSQL_REPL_USER": "repl",
+            "MYSQL_REPL_PASSWORD": AWKWARD,
+            **environ,
+        }
+        self.settings: Settings = load(self.environ)
         self.process: Process | None = None
         self.own(self.settings.run_dir)
 
@@ -104,6 +106,18 @@ class Node:
 
     def remote(self, timeout: float = 20.0) -> Connection:
         return connection.remote(self.settings, self.address, self.settings.mysql_port, timeout=timeout)
+
+    @property
+    def has(self) -> Capabilities:
+        """What its server has, as it says."""
+        with self.local() as conn:
+            return conn.capabilities
+
+    @property
+    def words(self) -> Dialect:
+        """What its server is told."""
+        with self.local() as conn:
+            return Dialect.of(conn.version)
 
     def admin(self) -> Connection:
         """Over the administrative port."""
@@ -170,7 +184,7 @@ class Node:
 @contextlib.contextmanager
 def nodes(packages: Packages, directory: Path, *addresses: str) -> Iterator[tuple[Node, ...]]:
     """Nodes at these addresses, not started yet; what still runs at the end is killed."""
-    made = tuple(Node(packages, directory / address, address) for address in addresses)
+    made = tuple(Node(packages, directory / packages.mysql.name / address, address) for address in addresses)
     try:
         yield made
     finally:

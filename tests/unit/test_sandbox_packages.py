@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from sandbox.packages import PackagesError, cache_directory, debian_mirror
+from sandbox import mysqls
+from sandbox.packages import Packages, PackagesError, cache_directory, debian_mirror
 
 DEB822 = """\
 # a comment: with a colon
@@ -71,3 +73,25 @@ def test_an_ordinary_user_has_a_cache_at_home(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("os.getuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_directory() == Path("/home/somebody/.cache/autopilot-mysql")
+
+
+def test_a_mysql_server_of_ones_own(packages: Packages, tmp_path: Path) -> None:
+    """Its own programs, and the default server's in place of those that it lacks."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mysqld").symlink_to(packages.cache / "mysql" / "bin" / "mysqld")
+    own = mysqls.chosen(str(tmp_path))
+    try:
+        assert own.mysql == tmp_path
+        assert (own.mysql_bindir / "mysqld").readlink() == tmp_path / "bin" / "mysqld"
+        assert (own.mysql_bindir / "mysqlbinlog").exists()
+        assert mysqls.version(own) >= (9, 7, 0)
+    finally:
+        shutil.rmtree(own.mysql_bindir.parent)
+
+
+def test_what_is_no_mysql_server_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SANDBOX_MYSQL", str(tmp_path))
+    with pytest.raises(
+        PackagesError, match="SANDBOX_MYSQL: must be 5.6, 5.7, 8.0, 9.7 or a directory with bin/mysqld"
+    ):
+        mysqls.chosen()
