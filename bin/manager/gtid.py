@@ -70,6 +70,10 @@ class GtidSet:
         wanted = frozenset(uuids)
         return GtidSet(tuple(part for part in self.parts if part[0][0] in wanted))
 
+    def whole(self) -> GtidSet:
+        """Every transaction that the sources of this set can ever have, under the tags that they have here."""
+        return GtidSet(tuple((source, ((1, LAST_NUMBER),)) for source, _ in self.parts))
+
     @property
     def uuids(self) -> frozenset[str]:
         """The server uuids, in lower case, that have transactions here."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from manager.age_key import is_secret_key
+
 _COMMENT = re.compile(r"\s#.*", re.DOTALL)
 _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _SIZE = re.compile(r"([0-9]+)\s*([KMG])?B?", re.IGNORECASE)
@@ -93,23 +95,25 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def size(value: str) -> int:
-    """Megabytes, or a number with K, M or G; returns bytes. MySQL's least buffer pool is 5 MB."""
-    match = _SIZE.fullmatch(value)
-    if match is None:
-        raise ValueError(f"must be a number of megabytes, or a number with K, M or G, not {value!r}")
-    number = int(match[1]) * _UNITS[(match[2] or "M").upper()]
-    if number < 5 << 20:
-        raise ValueError(f"must be at least 5M, not {value!r}")
-    return number
+def size(least: int) -> Callable[[str], int]:
+    """Return a parser of megabytes, or of a number with K, M or G, that gives bytes; at least `least` megabytes."""
+
+    def parse(value: str) -> int:
+        match = _SIZE.fullmatch(value)
+        if match is None:
+            raise ValueError(f"must be a number of megabytes, or a number with K, M or G, not {value!r}")
+        number = int(match[1]) * _UNITS[(match[2] or "M").upper()]
+        if number < least << 20:
+            raise ValueError(f"must be at least {least}M, not {value!r}")
+        return number
+
+    return parse
 
 
-def one_of(*choices: str, later: Mapping[str, str] | None = None) -> Callable[[str], str]:
-    """Return a parser that takes one of `choices`; `later` says why known values are refused for now."""
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser that takes one of `choices`."""
 
     def parse(value: str) -> str:
-        if later is not None and value in later:
-            raise ValueError(later[value])
         if value not in choices:
             raise ValueError(f"must be {' or '.join(choices)}, not {value!r}")
         return value
@@ -167,6 +171,18 @@ def replication_secret(value: str) -> Secret:
     if len(value) > 32:
         raise ValueError("must have at most 32 characters, the limit of MySQL's replication")
     return secret(value)
+
+
+def age_keys(value: str) -> tuple[Secret, ...]:
+    """Secret keys of age with white space between them; lines that begin with `#`, as age-keygen's do, are left out."""
+    lines = [line for line in value.splitlines() if not line.lstrip().startswith("#")]
+    keys = " ".join(lines).split()
+    if not keys:
+        raise ValueError("holds no key: it takes secret keys of age (AGE-SECRET-KEY-1...)")
+    for number, key in enumerate(keys, 1):
+        if not is_secret_key(key):
+            raise ValueError(f"number {number} of {len(keys)} is no secret key of age (AGE-SECRET-KEY-1...)")
+    return tuple(Secret(key) for key in keys)
 
 
 def service(value: str) -> str:

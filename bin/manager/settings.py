@@ -80,13 +80,16 @@ class Settings:
     durability: Literal["async", "semisync"] | None
     sync_members: int
     lease: int
-    failover_engine: str
+    failover_engine: Literal["native", "mysqlrpladmin"]
     failover_priority: int
     failover_holdoff: int
     replica_max_lag: int | None
     auto_rebuild: bool
     snapshot_interval: int
     snapshot_node: str
+    snapshot_engine: str | None
+    snapshot_rate: int | None
+    snapshot_key: tuple[Secret, ...] | None
     snapshot_keep: int | None
     snapshot_keep_days: int | None
     verify_interval: int | None
@@ -166,11 +169,14 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The text of every secret that is set, for the log's redaction."""
-        found = (getattr(self, one.name) for one in fields(self))
+        found = [getattr(self, one.name) for one in fields(self)]
+        found += self.snapshot_key or ()
         return tuple(value.value for value in found if isinstance(value, Secret))
 
 
 MANTA = ("MANTA_URL", "MANTA_USER", "MANTA_PRIVATE_KEY", "MANTA_BUCKET")
+# Measured: at `,` and `:` it cuts, outer quotes it takes away, and `'` and `\\` it does not escape.
+_NOT_IN_TOOL = ",:'\"\\"
 _PAIRS = (
     ("MYSQL_USER", "MYSQL_PASSWORD"),
     ("MYSQL_REPL_USER", "MYSQL_REPL_PASSWORD"),
@@ -225,10 +231,28 @@ def _secret_text(name: str, names: Mapping[str, str]) -> str:
     if names.get(name):
         raise ConfigError(f"{name} and {name}_FILE are both set; use one of them")
     try:
-        return Path(file).read_text().removesuffix("\n").removesuffix("\r")
+        text = Path(file).read_text().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{name}_FILE: cannot read {file}: {reason}") from None
+    if not text:  # no secret at all would be another thing: with SNAPSHOT_KEY, no encryption
+        raise ConfigError(f"{name}_FILE: {file} is empty")
+    return text
+
+
+def _check_engine(result: Mapping[str, Any]) -> None:
+    """What mysqlrpladmin would take for the end of a name or a password, or write into its statements as it is."""
+    if result["failover_engine"] != "mysqlrpladmin":
+        return
+    if result["durability"] == "semisync":
+        raise ConfigError("FAILOVER_ENGINE: mysqlrpladmin works with DURABILITY=async only")
+    for name, refused in (("MYSQL_REPL_USER", _NOT_IN_TOOL + "@"), ("MYSQL_REPL_PASSWORD", _NOT_IN_TOOL)):
+        value = result[name.lower()]
+        text = value.value if isinstance(value, Secret) else value or ""
+        if not (text.isascii() and text.isprintable()) or set(refused) & set(text):
+            raise ConfigError(
+                f"{name}: FAILOVER_ENGINE=mysqlrpladmin takes printable ASCII characters but {' '.join(refused)}"
+            )
 
 
 def _check_together(result: Mapping[str, Any]) -> None:
@@ -251,6 +275,7 @@ def _check_together(result: Mapping[str, Any]) -> None:
         for name in MANTA if given else ():
             if result[name.lower()] is None:
                 raise ConfigError(f"{name} is missing, although {given[0]} is set")
+    _check_engine(result)
     service = result["service_name"]
     fixed = {
         "cluster": "the cluster's record",

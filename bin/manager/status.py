@@ -6,8 +6,10 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from manager.decide.series import name as series_name
 from manager.discovery.cluster import ClusterView, Instance
 from manager.gtid import GtidSet
 from manager.mysql.state import ServerState
@@ -82,6 +84,7 @@ def _node(cluster: ClusterView, peer: Peer, primary: ServerState | None) -> dict
         "error": peer.error,
         "server_uuid": state.server_uuid if state else None,
         "version": state.version if state else None,
+        "capabilities": asdict(state.capabilities) if state else None,
         "open": "writes" if state and state.serves else "reads" if state and not state.offline_mode else "no",
         "replication": _replication(source, is_primary=is_primary),
         "lag_s": source.lag if source else None,
@@ -131,10 +134,32 @@ def as_text(report: Mapping[str, Any]) -> str:
             _headline(report["cluster"]),
             table(COLUMNS, rows),
             *notes,
+            *_series(report["nodes"]),
+            *_lacking(report["nodes"]),
             *history,
             _snapshot_line(report["last_snapshot"]),
         ]
     )
+
+
+def _series(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line on the servers of a cluster in which they are not all of one series; none where they are."""
+    kinds: dict[str, list[str]] = {}
+    for node in nodes:
+        if node["version"] is not None:
+            kinds.setdefault(series_name(node["version"]), []).append(node["node"])
+    parts = [f"{kind} ({', '.join(names)})" for kind, names in sorted(kinds.items())]
+    return [f"MySQL of {len(kinds)} series: {', '.join(parts)}"] if len(kinds) > 1 else []
+
+
+def _lacking(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each kind of server that lacks something of what this project can use; none for one with all."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        missing = ", ".join(name for name, there in (node["capabilities"] or {}).items() if not there)
+        if missing:
+            kinds.setdefault((node["version"], missing), []).append(node["node"])
+    return [f"MySQL {v} ({', '.join(names)}) lacks {missing}" for (v, missing), names in kinds.items()]
 
 
 def _cell(value: object) -> str:

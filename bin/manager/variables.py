@@ -27,7 +27,7 @@ class Variable:
     @property
     def secret(self) -> bool:
         """True if the value is taken verbatim, never shown, and may come from the file `NAME_FILE`."""
-        return self.parse in (values.secret, values.replication_secret)
+        return self.parse in (values.secret, values.replication_secret, values.age_keys)
 
     @property
     def field(self) -> str:
@@ -49,7 +49,7 @@ VARIABLES: tuple[Variable, ...] = (
         "INNODB_BUFFER_POOL_SIZE",
         "",
         "megabytes, or a number with K, M or G",
-        values.size,
+        values.size(5),  # MySQL's least
         computed="70 % of the memory limit",
     ),
     _V("SERVICE_NAME", "mysql", "name of the cluster and of its services in Consul", values.service),
@@ -157,8 +157,8 @@ VARIABLES: tuple[Variable, ...] = (
     _V(
         "FAILOVER_ENGINE",
         "native",
-        "only `native` for now",
-        values.one_of("native", later={"mysqlrpladmin": "mysqlrpladmin is not implemented yet; use native"}),
+        "what re-points replicas in a failover: `native`, or `mysqlrpladmin` (async, MySQL 5.6, Python 2.7)",
+        values.one_of("native", "mysqlrpladmin"),
     ),
     _V("FAILOVER_PRIORITY", "100", "among equals the higher one is promoted; 0 = never", values.whole(0)),
     _V(
@@ -183,6 +183,27 @@ VARIABLES: tuple[Variable, ...] = (
         "primary",
         "`primary`, or `replica` if there is a healthy one",
         values.one_of("primary", "replica"),
+    ),
+    _V(
+        "SNAPSHOT_ENGINE",
+        "",
+        "what makes snapshots: `xtrabackup`, `clone` or `mydumper`",
+        values.one_of("xtrabackup", "clone", "mydumper"),
+        computed="the first of these that can copy the server",
+    ),
+    _V(
+        "SNAPSHOT_RATE",
+        "",
+        "megabytes a second, or with K/M/G, that a snapshot reads at most",
+        values.size(1),
+        computed="no limit",
+    ),
+    _V(
+        "SNAPSHOT_KEY",
+        "",
+        "age's secret keys, with white space between them; the first encrypts snapshots, all decrypt",
+        values.age_keys,
+        computed="no encryption",
     ),
     _V(
         "SNAPSHOT_KEEP",

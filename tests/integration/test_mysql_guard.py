@@ -13,18 +13,20 @@ import pytest
 
 from manager.errors import GuardBusy, GuardLost, ServerUnreachable
 from manager.mysql import operations
-from manager.mysql.connection import Connection
+from manager.mysql.connection import Connection, local_password
 from manager.mysql.guard import check_held, guard, held, holder, kill_stale_guard
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import LONG, Node, nodes
 
+pytestmark = pytest.mark.feature("one hook at a time in each server")
+
 ADDRESS = "127.0.41.90"
 
 
 @pytest.fixture(scope="module")
-def node(packages: Packages, module_directory: Path) -> Iterator[Node]:
-    with nodes(packages, module_directory, ADDRESS) as (node,):
+def node(each_mysql: Packages, module_directory: Path) -> Iterator[Node]:
+    with nodes(each_mysql, module_directory, ADDRESS) as (node,):
         node.start()
         node.found()
         yield node
@@ -89,12 +91,14 @@ def test_a_hook_that_is_stopped_or_killed(node: Node, fate: signal.Signals) -> N
     """The guard of a killed process is free at once; that of a stopped one once it has been killed here."""
     program = (
         "import sys, time, pymysql\n"
-        "conn = pymysql.connect(unix_socket=sys.argv[1], user='autopilot', ssl_disabled=True)\n"
+        "login = {'user': 'autopilot', 'password': sys.argv[2]}\n"
+        "conn = pymysql.connect(unix_socket=sys.argv[1], ssl_disabled=True, **login)\n"
         "conn.cursor().execute(\"SELECT GET_LOCK('autopilot', 5)\")\n"
         "print('held', flush=True)\n"
         "time.sleep(600)\n"
     )
-    command = [sys.executable, "-c", program, str(node.settings.socket)]
+    password = local_password(node.settings) or ""
+    command = [sys.executable, "-c", program, str(node.settings.socket), password]
     with node.local() as conn, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

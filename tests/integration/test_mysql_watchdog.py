@@ -10,17 +10,19 @@ import pytest
 
 from manager.mysql import operations
 from manager.mysql.connection import Connection
-from manager.mysql.state import read_state
+from manager.mysql.state import read_state, serves
 from sandbox.packages import Packages
 from sandbox.processes import wait_for
 from tests.integration.mysql_nodes import LONG, Node, nodes
+
+pytestmark = pytest.mark.feature("watchdog")
 
 ADDRESS = "127.0.41.50"
 
 
 @pytest.fixture(scope="module")
-def server(packages: Packages, module_directory: Path) -> Iterator[Node]:
-    with nodes(packages, module_directory, ADDRESS) as (node,):
+def server(each_mysql: Packages, module_directory: Path) -> Iterator[Node]:
+    with nodes(each_mysql, module_directory, ADDRESS) as (node,):
         node.start()
         node.found()
         yield node
@@ -36,6 +38,7 @@ def conn(server: Node, request: pytest.FixtureRequest) -> Iterator[Connection]:
         assert wait_for(lambda: not operations.watchdog_runs(first), LONG)
     with server.local() if request.param == "local" else server.remote() as made_by:
         server.open(made_by)
+        assert wait_for(lambda: operations.watchdog_runs(made_by), LONG)
         yield made_by
 
 
@@ -49,7 +52,7 @@ def unlogged(conn: Connection, *statements: str) -> None:
 def closes_soon(conn: Connection, lease_s: float = 0.0) -> bool:
     """Closed, and not before the lease was over."""
     begun = time.monotonic()
-    closed = wait_for(lambda: read_state(conn).offline_mode, LONG, interval=0.02)
+    closed = wait_for(lambda: not serves(conn), lease_s + 4.0, interval=0.02)
     assert time.monotonic() - begun >= lease_s - 0.2
     assert time.monotonic() - begun < lease_s + 3.0
     return closed
@@ -74,7 +77,7 @@ def test_lease_over(conn: Connection) -> None:
         "UPDATE autopilot.lease SET until_ts = NULL",
         "DELETE FROM autopilot.lease",
         "DROP TABLE autopilot.lease",
-        "ALTER TABLE autopilot.lease RENAME COLUMN until_ts TO x",
+        "ALTER TABLE autopilot.lease CHANGE until_ts x DATETIME(6) NULL",
     ],
 )
 def test_lease_missing(conn: Connection, fault: str) -> None:
@@ -103,6 +106,8 @@ def test_a_refreshed_lease_keeps_it_open(conn: Connection) -> None:
 def test_it_closes_under_locks_and_without_the_scheduler(
     server: Node, conn: Connection, hindrance: tuple[str, ...]
 ) -> None:
+    if hindrance[0].startswith("LOCK INSTANCE") and not server.words.public_key:
+        pytest.skip("there is no backup lock before 8.0")
     operations.refresh_lease(conn, 1.5)
     with server.local() as other:
         for statement in hindrance:

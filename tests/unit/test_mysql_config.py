@@ -11,13 +11,15 @@ import pytest
 
 from manager.errors import ConfigError
 from manager.mysql import config, initialise
+from manager.mysql.dialect import MODERN
 from manager.settings import Settings, load
+from sandbox.packages import Packages
 
 GIB = 2**30
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, packages: Packages) -> Settings:
     user = pwd.getpwuid(tmp_path.stat().st_uid).pw_name
     environ = {
         "NODE_NAME": "node-1",
@@ -30,13 +32,14 @@ def settings(tmp_path: Path) -> Settings:
         "MYSQL_CONF_DIR": str(tmp_path / "conf.d"),
         "RUN_DIR": str(tmp_path / "run"),
         "MYSQLD_USER": user,
+        "MYSQL_BINDIR": str(packages.mysql_bindir),
     }
     return load(environ)
 
 
 def options(settings: Settings, memory: int = 10 * GIB) -> dict[str, str]:
     """The last value of each option, as mysqld would read it."""
-    text = config.render(settings, memory_limit_bytes=memory)
+    text = config.render(settings, MODERN, memory_limit_bytes=memory).replace("loose_", "")
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("!"))
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.read_string(lines)
@@ -88,6 +91,12 @@ def test_buffer_pool(settings: Settings, given: int | None, memory: int, pool: i
     assert abs(int(found["innodb_buffer_pool_size"]) - pool) <= 1
 
 
+def test_the_file_goes_by_the_limit_of_this_node(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "memory_limit", lambda: GIB)
+    config.write_config(settings)
+    assert f"innodb_buffer_pool_size = {int(0.7 * GIB)}\n" in settings.mysql_conf.read_text()
+
+
 @pytest.mark.parametrize(
     ("address", "bind", "admin"),
     [
@@ -103,9 +112,9 @@ def test_addresses(settings: Settings, address: str, bind: str, admin: str) -> N
 
 
 def test_the_users_own_files_come_first_if_there_are_any(settings: Settings) -> None:
-    assert "!includedir" not in config.render(settings, memory_limit_bytes=GIB)
+    assert "!includedir" not in config.render(settings, MODERN, memory_limit_bytes=GIB)
     settings.mysql_conf_dir.mkdir()
-    text = config.render(settings, memory_limit_bytes=GIB)
+    text = config.render(settings, MODERN, memory_limit_bytes=GIB)
     assert text.index("secure_file_priv") < text.index(f"!includedir {settings.mysql_conf_dir}\n")
     assert text.index("!includedir") < text.index("super_read_only")
 
@@ -115,9 +124,14 @@ def test_server_ids_are_32_bits_never_zero_and_differ(settings: Settings) -> Non
     assert len(ids) == 2000
     assert all(0 < number < 2**32 for number in ids)
     assert config.server_id(settings) == config.server_id(settings)
+    # One whose hash begins with 32 bits of nothing.
+    assert config.server_id(replace(settings, node_name="node-4126006596")) == 1
+    for name in ("db", "ZZZZ", "0000", "f", "mysql.shop.example"):
+        assert 0 < config.server_id(replace(settings, node_name=name)) < 2**32
 
 
 def test_the_init_file_has_one_plain_statement_per_semicolon(settings: Settings) -> None:
+    config.write_config(settings)
     config.write_init_file(settings)
     text = config.init_file(settings).read_text()
     statements = text.split(";\n")

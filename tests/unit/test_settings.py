@@ -21,6 +21,8 @@ from manager.settings import Secret, Settings
 from manager.variables import VARIABLES
 from tests.documents import ROOT, replaced, the_block
 
+# One of age's, of 32 zero bytes.
+AGE_KEY = "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ8H00W3"
 HERE = {"NODE_NAME": "node-1", "NODE_ADDRESS": "127.0.42.11"}
 
 
@@ -66,6 +68,15 @@ def test_names_follow_the_service() -> None:
     )
     assert found.backup_name.startswith("orders-backup-%Y")
     assert found.node_title == "mysql-node-1"
+
+
+def test_two_clusters_have_no_name_of_a_key_service_or_snapshot_in_common() -> None:
+    """The node's session is not here: its name has the service's in it as well (cluster.session_name)."""
+    ours, theirs = load(), load(SERVICE_NAME="orders")
+    names = [name for name in dir(ours) if name.endswith(("_key", "_prefix", "_service", "backup_name"))]
+    named = {name: getattr(ours, name) for name in names if str(getattr(ours, name)).startswith("mysql")}
+    assert len(named) >= 13, "keys and services are called otherwise now"
+    assert [name for name in named if getattr(theirs, name).startswith("mysql")] == []
 
 
 def test_every_variable_has_its_field_and_the_object_is_frozen() -> None:
@@ -148,12 +159,14 @@ def test_a_secret_from_a_file_loses_one_newline_and_nothing_else(tmp_path: Path)
 
 
 def test_every_secret_has_its_file_form(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
+    file, key = tmp_path / "secret", tmp_path / "key"
     file.write_text("s3cret\n")
+    key.write_text(f"{AGE_KEY}\n")
     pairs = {"MYSQL_USER": "app", "MYSQL_REPL_USER": "repl", "AWS_ACCESS_KEY": "key", "BACKUP_DRIVER": "x:Y"}
     names = [one.name for one in VARIABLES if one.secret]
-    found = load(**pairs, **{f"{name}_FILE": str(file) for name in names})
-    assert found.secrets == ("s3cret",) * len(names)
+    files = {f"{name}_FILE": str(key if name == "SNAPSHOT_KEY" else file) for name in names}
+    found = load(**pairs, **files)
+    assert found.secrets == ("s3cret",) * (len(names) - 1) + (AGE_KEY,)
 
 
 def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
@@ -162,10 +175,12 @@ def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    missing, binary = tmp_path / "missing", tmp_path / "binary"
+    missing, binary, empty = (tmp_path / name for name in ("missing", "binary", "empty"))
     binary.write_bytes(b"\xff\xfe")
+    empty.write_text("\n")
     assert "MYSQL_ROOT_PASSWORD_FILE: cannot read" in refusal(MYSQL_ROOT_PASSWORD_FILE=str(missing))
     assert "it is not UTF-8" in refusal(MYSQL_ROOT_PASSWORD_FILE=str(binary))
+    assert refusal(SNAPSHOT_KEY_FILE=str(empty)) == f"SNAPSHOT_KEY_FILE: {empty} is empty"
 
 
 @pytest.fixture
@@ -301,7 +316,7 @@ def test_hooks_talk_to_the_own_agent_without_tls() -> None:
         ("MYSQL_DATABASE", "mysql", "MySQL or Autopilot uses itself"),
         ("MYSQL_DATABASE", "d" * 65, "at most 64"),
         ("DURABILITY", "sync", "must be async"),
-        ("FAILOVER_ENGINE", "mysqlrpladmin", "not implemented yet; use native"),
+        ("FAILOVER_ENGINE", "mha", "must be native or mysqlrpladmin"),
         ("PILOT", "supervisord", "must be containerpilot or consul"),
         ("SNAPSHOT_NODE", "any", "must be primary or replica"),
         ("CONSUL_CACERT", "/does/not/exist.pem", "there is no file"),
@@ -333,6 +348,30 @@ def test_a_driver_needs_its_settings() -> None:
     assert refusal(BACKUP_DRIVER="s3") == "AWS_BUCKET is missing, although BACKUP_DRIVER is s3"
     assert refusal(BACKUP_DRIVER="local") == "STORAGE_DIR is missing, although BACKUP_DRIVER is local"
     assert load(BACKUP_DRIVER="local", STORAGE_DIR="/backups").storage_dir == Path("/backups")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("MYSQL_REPL_PASSWORD", f"hunter2{sign}") for sign in ",:'\"\\ä\n"),
+        *(("MYSQL_REPL_USER", f"r{sign}") for sign in ",:'\"\\ä@"),
+    ],
+)
+def test_what_mysqlrpladmin_cannot_be_told(name: str, text: str) -> None:
+    given = {"FAILOVER_ENGINE": "mysqlrpladmin", "MYSQL_REPL_USER": "r", "MYSQL_REPL_PASSWORD": "p"}
+    refused = refusal(**{**given, name: text})
+    assert refused.startswith(f"{name}: FAILOVER_ENGINE=mysqlrpladmin takes ")
+    assert "hunter2" not in refused
+    assert load(**{**given, name: text, "FAILOVER_ENGINE": "native"}).failover_engine == "native"
+
+
+def test_mysqlrpladmin_is_for_async_alone() -> None:
+    given = {"FAILOVER_ENGINE": "mysqlrpladmin", "MYSQL_REPL_USER": "r"}
+    every = "".join(chr(code) for code in range(32, 127) if chr(code) not in ",:'\"\\")
+    for password in (every[:32], every[32:64], every[64:]):
+        assert load(**given, MYSQL_REPL_PASSWORD=password).failover_engine == "mysqlrpladmin"
+    assert "DURABILITY=async only" in refusal(**given, MYSQL_REPL_PASSWORD="p", DURABILITY="semisync")
+    assert load(FAILOVER_ENGINE="mysqlrpladmin").mysql_repl_user is None
 
 
 MANTA = {
@@ -390,6 +429,14 @@ def run_python(code: str) -> str:
 
 def test_importing_settings_imports_nothing_heavy() -> None:
     code = "import sys, manager.settings; print({'consul', 'requests', 'boto3', 'pymysql'} & {*sys.modules})"
+    assert run_python(code) == "set()"
+
+
+def test_health_imports_nothing_of_snapshots() -> None:
+    """It starts every few seconds, on every node."""
+    code = (
+        "import sys, manager.hooks.health; print({'pyrage', 'zstandard', 'boto3', 'manta'} & {*sys.modules})"
+    )
     assert run_python(code) == "set()"
 
 

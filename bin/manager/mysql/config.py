@@ -6,22 +6,30 @@ import hashlib
 import ipaddress
 import os
 import pwd
+import secrets
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from string import Template
 
 from manager.errors import ConfigError
-from manager.mysql.connection import ADMIN_PORT, LOCAL_ACCOUNT
+from manager.mysql.connection import ADMIN_PORT, LOCAL_ACCOUNT, client_file
+from manager.mysql.dialect import Dialect
+from manager.mysql.initialise import installed, server_version
 from manager.mysql.schema import TABLES
 from manager.settings import Settings
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "etc" / "my.cnf.tmpl"
 POOL_SHARE = 0.7
 SMALLEST_POOL = 5 * 2**20
-LONGEST_EXPIRY = 2**32 - 1
 
 
-def render(settings: Settings, *, memory_limit_bytes: int) -> str:
-    """Return the text of my.cnf for a node that may use `memory_limit_bytes` of memory."""
+def render(
+    settings: Settings, dialect: Dialect, *, memory_limit_bytes: int, lacking: Collection[str] = ()
+) -> str:
+    """Return the text of my.cnf for a node that may use `memory_limit_bytes` of memory.
+
+    `lacking` are the plugins, of the dialect's, that are not to be loaded.
+    """
     # Several nodes share a host only on loopback addresses; elsewhere the server may listen everywhere.
     loopback = _is_loopback(settings.node_address)
     pool = settings.innodb_buffer_pool_size or int(POOL_SHARE * memory_limit_bytes)
@@ -39,15 +47,48 @@ def render(settings: Settings, *, memory_limit_bytes: int) -> str:
         "server_id": str(server_id(settings)),
         "init_file": str(init_file(settings)),
         "buffer_pool": str(max(SMALLEST_POOL, pool)),
-        "binlog_seconds": str(min(LONGEST_EXPIRY, 2 * settings.backup_ttl + 86400)),
+        "replica": dialect.replica,
+        "source": dialect.source,
+        "by_server": _lines(dialect.options(kept_s=2 * settings.backup_ttl + 86400)),
+        "defaults": _lines(dialect.defaults),
+        "plugins": "\n".join(f"plugin_load_add = {name}" for name in dialect.plugins if name not in lacking),
     }
     return Template(TEMPLATE.read_text()).substitute(values)
 
 
+def _lines(options: Mapping[str, str]) -> str:
+    return "\n".join(f"{name} = {value}" for name, value in options.items())
+
+
 def write_config(settings: Settings) -> None:
-    """Write my.cnf (MYSQL_CONF); it holds no secret. ConfigError if it cannot be written."""
-    text = render(settings, memory_limit_bytes=memory_limit())
-    _write(settings.mysql_conf, text, mode=0o644)
+    """Write my.cnf (MYSQL_CONF) for the server that is installed; it holds no secret.
+
+    ConfigError if it cannot be written, there is no server, or a setting asks for more than this server can do.
+    """
+    version = server_version(settings)
+    dialect = Dialect.of(version)
+    _check(settings, dialect, version)
+    memory = memory_limit()
+    _write(settings.mysql_conf, render(settings, dialect, memory_limit_bytes=memory), mode=0o644)
+    # Where the plugins are may stand in the user's own files, which my.cnf includes.
+    plugins = Path(installed(settings)["plugin-dir"])
+    lacking = [name for name in dialect.plugins if not (plugins / name).exists()]
+    semisync = dialect.semisync_plugins
+    if settings.durability == "semisync" and not set(semisync).isdisjoint(lacking):
+        raise ConfigError(
+            f"DURABILITY: semisync needs {' and '.join(semisync)}, which MySQL {version} lacks in {plugins}"
+        )
+    if lacking:
+        text = render(settings, dialect, memory_limit_bytes=memory, lacking=lacking)
+        _write(settings.mysql_conf, text, mode=0o644)
+
+
+def _check(settings: Settings, dialect: Dialect, version: str) -> None:
+    """Refuse names that the server would cut or not take (facts/mysql.md: 5.6 has 16 characters)."""
+    longest = dialect.longest_user
+    for name in ("MYSQL_USER", "MYSQL_REPL_USER"):
+        if len(getattr(settings, name.lower()) or "") > longest:
+            raise ConfigError(f"{name}: must have at most {longest} characters with MySQL {version}")
 
 
 def init_file(settings: Settings) -> Path:
@@ -56,23 +97,22 @@ def init_file(settings: Settings) -> Path:
 
 
 def write_init_file(settings: Settings) -> None:
-    """Write the init file, for mysqld's user alone.
+    """Write the init file, for mysqld's user alone; my.cnf must be written already.
 
     It makes the hooks' own account and schema without the binlog; that works on a database whose passwords
     nobody knows. Then it closes the server, even where a persisted variable (SET PERSIST) would open it;
     last, because super_read_only from my.cnf comes into force only after this file, a SET at once
-    (measured).
+    (measured). Where the server has no auth_socket, the account gets a new password, which is in
+    `client_file` until the next start.
     """
-    account = f"'{LOCAL_ACCOUNT}'@'localhost'"
-    login = f"{account} IDENTIFIED WITH auth_socket AS '{_os_user()}'"
+    has = installed(settings)
+    dialect = Dialect.of(server_version(settings))
     statements = (
-        "SET GLOBAL offline_mode = ON",
+        *(("SET GLOBAL offline_mode = ON",) if "offline-mode" in has else ()),
         "SET SESSION sql_log_bin = 0",
-        f"CREATE USER IF NOT EXISTS {login}",
-        f"ALTER USER {login} REQUIRE NONE PASSWORD EXPIRE NEVER ACCOUNT UNLOCK",
-        f"GRANT ALL ON *.* TO {account} WITH GRANT OPTION",
+        *dialect.own_account(f"'{LOCAL_ACCOUNT}'@'localhost'", _login(settings, dialect, has)),
         *TABLES,
-        "SET GLOBAL super_read_only = ON",
+        f"SET GLOBAL {'super_read_only' if 'super-read-only' in has else 'read_only'} = ON",
     )
     path = init_file(settings)
     _write(path, "".join(f"{statement};\n" for statement in statements), mode=0o600)
@@ -81,6 +121,18 @@ def write_init_file(settings: Settings) -> None:
             os.chown(path, pwd.getpwnam(settings.mysql_user_os).pw_uid, -1)
         except KeyError:
             raise ConfigError(f"MYSQLD_USER: there is no OS user {settings.mysql_user_os!r}") from None
+
+
+def _login(settings: Settings, dialect: Dialect, has: Mapping[str, str]) -> str:
+    """How the hooks' own account is IDENTIFIED: by the socket, or by a password that is stored for them."""
+    file = client_file(settings)
+    if (Path(has["plugin-dir"]) / "auth_socket.so").exists():
+        file.unlink(missing_ok=True)
+        return f"WITH auth_socket AS '{_os_user()}'"
+    password = secrets.token_urlsafe(24)
+    lines = (f"user = {LOCAL_ACCOUNT}", f"password = {password}", f"socket = {settings.socket}")
+    _write(file, "\n".join(["[client]", *lines, ""]), mode=0o600)
+    return dialect.with_password(password)
 
 
 def server_id(settings: Settings) -> int:

@@ -1,7 +1,8 @@
 """Connections to MySQL servers: every one with time limits, every error one of ours.
 
-The hooks log in to their own server over the socket as `autopilot` (auth_socket: no password), and to
-other servers over TLS as MYSQL_REPL_USER (SPEC 6).
+The hooks log in to their own server over the socket as `autopilot` (with auth_socket, which needs no password, or
+else with one that is made anew at each start), and to other servers as MYSQL_REPL_USER, over TLS if they have it
+(SPEC 6).
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import contextlib
 import ssl
 import struct
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pymysql
+from pymysql.constants import CLIENT
 from pymysql.cursors import DictCursor
 
 from manager.errors import AccessDenied, MySQLError, ServerOffline, ServerUnreachable, TooManyConnections
+from manager.mysql.dialect import NAMES, VARIABLES, Capabilities, Dialect
 from manager.settings import Settings
+
+Args = Sequence[object] | Mapping[str, object]
 
 LOCAL_ACCOUNT = "autopilot"
 CONNECT_TIMEOUT = 2.0
@@ -71,6 +77,13 @@ class Connection:
         """The server's version text, as `9.7.4-2`."""
         return str(self._raw.get_server_info())
 
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the server has; asked once in a session."""
+        variables = {row["Variable_name"]: row["Value"] for row in self.rows(VARIABLES)}
+        names = [row["name"] for row in self.rows(NAMES)]
+        return Capabilities.of(Dialect.of(self.version), variables, names)
+
     @property
     def read_timeout(self) -> float:
         """The time limit, in seconds, of each answer."""
@@ -91,23 +104,24 @@ class Connection:
         finally:
             self._raw._read_timeout, self._raw._write_timeout = before
 
-    def rows(self, sql: str, args: Sequence[object] = ()) -> list[dict[str, Any]]:
-        """Return all rows. Values are bound as `%s`; only where there are any is a literal `%` doubled."""
+    def rows(self, sql: str, args: Args = ()) -> list[dict[str, Any]]:
+        """Return all rows. Values are bound as `%s`, or `%(name)s` out of a mapping; only where there are any is
+        a literal `%` doubled."""
         with _mapped(self.peer), self._raw.cursor() as cursor:
-            cursor.execute(sql, tuple(args) or None)
+            cursor.execute(sql, args or None)
             return list(cursor.fetchall())
 
-    def row(self, sql: str, args: Sequence[object] = ()) -> dict[str, Any] | None:
+    def row(self, sql: str, args: Args = ()) -> dict[str, Any] | None:
         """Return the first row, or None."""
         rows = self.rows(sql, args)
         return rows[0] if rows else None
 
-    def value(self, sql: str, args: Sequence[object] = ()) -> Any:
+    def value(self, sql: str, args: Args = ()) -> Any:
         """Return the first column of the first row, or None if there is no row."""
         row = self.row(sql, args)
         return next(iter(row.values())) if row else None
 
-    def run(self, sql: str, args: Sequence[object] = ()) -> None:
+    def run(self, sql: str, args: Args = ()) -> None:
         """Execute a statement whose result does not matter."""
         self.rows(sql, args)
 
@@ -117,8 +131,30 @@ def local(
 ) -> Connection:
     """Log in to this node's own server as `autopilot`; `timeout` (seconds) holds for each answer."""
     # TLS over the socket would only cost time: 30 ms instead of 0.3 (facts/fencing.md B).
-    options = {"unix_socket": str(settings.socket), "user": LOCAL_ACCOUNT, "ssl_disabled": True}
+    options: dict[str, Any] = {
+        "unix_socket": str(settings.socket),
+        "user": LOCAL_ACCOUNT,
+        "ssl_disabled": True,
+    }
+    if password := local_password(settings):
+        options["password"] = password
     return _connect("the local server", options, timeout, connect_timeout)
+
+
+def client_file(settings: Settings) -> Path:
+    """The option file with which MySQL's programs log in as the hooks do; none where auth_socket lets them in."""
+    return settings.run_dir / "client.cnf"
+
+
+def local_password(settings: Settings) -> str | None:
+    """Return the password of the hooks' own account, or None where it needs none."""
+    try:
+        text = client_file(settings).read_text()
+    except FileNotFoundError:
+        return None
+    return next(
+        (line.partition(" = ")[2] for line in text.splitlines() if line.startswith("password = ")), None
+    )
 
 
 def remote(
@@ -167,7 +203,7 @@ def _tls() -> ssl.SSLContext:
 
 def _connect(peer: str, options: dict[str, Any], timeout: float, connect_timeout: float) -> Connection:
     with _mapped(peer):
-        raw = pymysql.connect(
+        raw: Any = pymysql.Connection(
             **options,
             charset="utf8mb4",
             autocommit=True,
@@ -176,8 +212,26 @@ def _connect(peer: str, options: dict[str, Any], timeout: float, connect_timeout
             read_timeout=timeout,
             write_timeout=timeout,
             init_command=_SESSION,
+            defer_connect=True,
         )
+        try:
+            raw.connect()
+        except pymysql.MySQLError:
+            if "ssl" not in options or _offers_tls(raw):
+                raise
+            plain = {name: value for name, value in options.items() if name != "ssl"}
+            return _connect(peer, {**plain, "ssl_disabled": True}, timeout, connect_timeout)
     return Connection(raw, peer)
+
+
+def _offers_tls(raw: Any) -> bool:
+    """True unless the server has said in its greeting that it has no TLS, or none that today's OpenSSL speaks.
+
+    5.7 speaks TLS 1.0 and 1.1 at most (measured). Whoever sits in between could take TLS away like that; he could
+    as well end it himself, since no certificate is verified.
+    """
+    greeting = getattr(raw, "server_capabilities", None)
+    return greeting is None or bool(greeting & CLIENT.SSL and not str(raw.server_version).startswith("5."))
 
 
 @contextlib.contextmanager

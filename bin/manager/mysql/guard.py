@@ -15,6 +15,22 @@ from manager.mysql.connection import Connection
 
 LOCK = "autopilot"
 _NO_SUCH_THREAD = 1094
+_HOLDER = (
+    "SELECT t.PROCESSLIST_ID AS id, COALESCE("
+    " TIMESTAMPDIFF(MICROSECOND, CAST(v.VARIABLE_VALUE AS CHAR), UTC_TIMESTAMP(6)) / 1000000,"
+    # Stopped between taking the lock and noting the time: idle since then.
+    " t.PROCESSLIST_TIME, 0) AS age"
+    " FROM performance_schema.threads t"
+    " LEFT JOIN performance_schema.user_variables_by_thread v"
+    " ON v.THREAD_ID = t.THREAD_ID AND v.VARIABLE_NAME = 'autopilot_guard'"
+    " WHERE t.PROCESSLIST_ID = IS_USED_LOCK(%s)"
+)
+# Without performance_schema nobody reads another session's variables: it counts for how long the holder has been
+# idle, or in one statement. One that was stopped is found by that as well.
+_IDLE_HOLDER = (
+    "SELECT ID AS id, COALESCE(TIME, 0) AS age"
+    " FROM information_schema.PROCESSLIST WHERE ID = IS_USED_LOCK(%s)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +83,7 @@ def check_held(conn: Connection) -> None:
 
 def holder(conn: Connection) -> Holder | None:
     """Return who holds the guard of the server that `conn` is connected to, or None if it is free."""
-    row = conn.row(
-        "SELECT t.PROCESSLIST_ID AS id, COALESCE("
-        " TIMESTAMPDIFF(MICROSECOND, CAST(v.VARIABLE_VALUE AS CHAR), UTC_TIMESTAMP(6)) / 1000000,"
-        # Stopped between taking the lock and noting the time: idle since then.
-        " t.PROCESSLIST_TIME, 0) AS age"
-        " FROM performance_schema.threads t"
-        " LEFT JOIN performance_schema.user_variables_by_thread v"
-        " ON v.THREAD_ID = t.THREAD_ID AND v.VARIABLE_NAME = 'autopilot_guard'"
-        " WHERE t.PROCESSLIST_ID = IS_USED_LOCK(%s)",
-        (LOCK,),
-    )
+    row = conn.row(_HOLDER if conn.capabilities.performance_schema else _IDLE_HOLDER, (LOCK,))
     return Holder(connection_id=int(row["id"]), age_s=max(0.0, float(row["age"]))) if row else None
 
 

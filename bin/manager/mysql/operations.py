@@ -17,11 +17,13 @@ from manager.mysql.replication import (
     drain,
     follow,
     forget_source,
+    renew_source,
     start_replication,
+    stop_channels,
     stop_io,
     stop_replication,
 )
-from manager.mysql.schema import TABLES, WATCHDOG, WATCHDOG_LOCK
+from manager.mysql.schema import TABLES, WATCHDOG_LOCK, watchdog
 from manager.mysql.state import LocalRow, read_row
 
 __all__ = [
@@ -36,7 +38,9 @@ __all__ = [
     "open_for_writing",
     "privileged_writes",
     "refresh_lease",
+    "renew_source",
     "start_replication",
+    "stop_channels",
     "stop_io",
     "stop_replication",
     "watchdog_runs",
@@ -45,6 +49,14 @@ __all__ = [
 # offline_mode took up to 3.2 s with 20 busy scans on 2 cores (facts/fencing.md G).
 OFFLINE_TIME = 8.0
 _LOCK_WAIT_TIMEOUT = 1205
+_NO_SUCH_THREAD = 1094
+# As offline_mode does: accounts with SUPER stay, and so do replicas, whose connections no client uses.
+_CLIENTS = (
+    "SELECT p.ID AS id FROM information_schema.PROCESSLIST p WHERE p.ID <> CONNECTION_ID()"
+    " AND p.COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon')"
+    " AND p.USER NOT IN ('system user', 'event_scheduler')"
+    " AND NOT EXISTS (SELECT 1 FROM mysql.user u WHERE u.User = p.USER AND u.Super_priv = 'Y')"
+)
 
 
 def close_server(conn: Connection, *, read_only_timeout: float = 2.0) -> None:
@@ -52,21 +64,43 @@ def close_server(conn: Connection, *, read_only_timeout: float = 2.0) -> None:
 
     Raises NotClosed if it could not be made read-only within `read_only_timeout` seconds (something holds a
     lock, a commit waits, or the disk hangs): offline_mode is on by then. ServerUnreachable: nothing is known.
+    A server without offline_mode cuts the clients that there are, and lets new ones in that can only read; one
+    without super_read_only cannot keep accounts with SUPER from writing.
     """
+    offline = conn.capabilities.offline_mode
     with conn.timeout(OFFLINE_TIME):
-        conn.run("SET GLOBAL offline_mode = 1")
-    _set_super_read_only(conn, read_only_timeout)
+        if offline:
+            conn.run("SET GLOBAL offline_mode = 1")
+        else:
+            _cut_clients(conn)
+    _set_read_only(conn, read_only_timeout)
+    if not offline:
+        _cut_clients(conn)  # those who came in before it was read-only
 
 
-def _set_super_read_only(conn: Connection, seconds: float) -> None:
-    """Set it and read_only with it; waits for running statements and commits, NotClosed if too long."""
+def _cut_clients(conn: Connection) -> None:
+    """Kill the connections of all plain accounts; they are gone a moment later."""
+    for row in conn.rows(_CLIENTS):
+        try:
+            conn.run("KILL %s", (row["id"],))
+        except MySQLError as error:
+            if error.errno != _NO_SUCH_THREAD:
+                raise
+
+
+def _set_read_only(conn: Connection, seconds: float) -> None:
+    """Set super_read_only, and read_only with it; waits for running statements and commits, NotClosed if too long.
+
+    Without super_read_only it is read_only alone.
+    """
+    variable = "super_read_only" if conn.capabilities.super_read_only else "read_only"
     try:
         # The lock wait ends it on a healthy server; the answer's time limit where the disk hangs.
         conn.run("SET SESSION lock_wait_timeout = %s", (max(1, math.ceil(seconds)),))
         with conn.timeout(math.ceil(seconds) + 1.0):
-            conn.run("SET GLOBAL super_read_only = 1")
+            conn.run(f"SET GLOBAL {variable} = 1")
     except ServerUnreachable as error:
-        raise NotClosed(f"{conn.peer}: no answer to super_read_only: {error}", error.errno) from None
+        raise NotClosed(f"{conn.peer}: no answer to {variable}: {error}", error.errno) from None
     except MySQLError as error:
         if error.errno != _LOCK_WAIT_TIMEOUT:
             raise
@@ -77,13 +111,19 @@ def _set_super_read_only(conn: Connection, seconds: float) -> None:
 
 def let_hooks_write(conn: Connection) -> None:
     """Lift super_read_only alone: privileged accounts may write, read_only keeps everybody else from it."""
-    conn.run("SET GLOBAL super_read_only = 0")
+    if conn.capabilities.super_read_only:
+        conn.run("SET GLOBAL super_read_only = 0")
 
 
 def open_for_reading(conn: Connection) -> None:
     """Let clients in that can only read. NotClosed if the server cannot be made super_read_only first."""
-    _set_super_read_only(conn, 2.0)
-    conn.run("SET GLOBAL offline_mode = 0")
+    _set_read_only(conn, 2.0)
+    _let_clients_in(conn)
+
+
+def _let_clients_in(conn: Connection) -> None:
+    if conn.capabilities.offline_mode:
+        conn.run("SET GLOBAL offline_mode = 0")
 
 
 def open_for_writing(
@@ -96,7 +136,7 @@ def open_for_writing(
     ends; health sees whether it runs. A server that is open at this epoch already gets its lease, and its row
     and the watchdog if they are missing. Raises MySQLError if the watchdog cannot run.
     """
-    conn.run("SET GLOBAL super_read_only = 0")
+    let_hooks_write(conn)
     own = _own_row(conn)
     row = replace(own, cluster_id=cluster_id, epoch=epoch, version=version, opened_epoch=epoch, record=record)
     with unlogged(conn):
@@ -107,7 +147,7 @@ def open_for_writing(
     if not watchdog_runs(conn):
         _make_watchdog(conn)
     conn.run("SET GLOBAL read_only = 0")
-    conn.run("SET GLOBAL offline_mode = 0")
+    _let_clients_in(conn)
 
 
 def refresh_lease(conn: Connection, lease_s: float) -> None:
@@ -145,14 +185,14 @@ def privileged_writes(conn: Connection) -> Iterator[None]:
     read_only stays on, so no plain account can write. NotClosed if the server cannot be made super_read_only
     again within 2 s.
     """
-    closed = bool(conn.value("SELECT @@global.super_read_only"))
+    closed = conn.capabilities.super_read_only and bool(conn.value("SELECT @@global.super_read_only"))
     if closed:
-        conn.run("SET GLOBAL super_read_only = 0")
+        let_hooks_write(conn)
     try:
         yield
     finally:
         if closed:
-            _set_super_read_only(conn, 2.0)
+            _set_read_only(conn, 2.0)
 
 
 def enable_users_events(conn: Connection) -> list[str]:
@@ -231,11 +271,10 @@ def _store_row(conn: Connection, row: LocalRow) -> None:
 
 
 def _store_lease(conn: Connection, lease_s: float) -> None:
+    until = "UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"  # the same time wherever it stands in one statement
     conn.run(
-        "INSERT INTO autopilot.lease (id, until_ts)"
-        " VALUES (1, UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND) AS new"
-        " ON DUPLICATE KEY UPDATE until_ts = new.until_ts",
-        (round(lease_s * 1_000_000),),
+        f"INSERT INTO autopilot.lease (id, until_ts) VALUES (1, {until}) ON DUPLICATE KEY UPDATE until_ts = {until}",
+        (round(lease_s * 1_000_000),) * 2,
     )
 
 
@@ -245,4 +284,4 @@ def _make_watchdog(conn: Connection) -> None:
         raise MySQLError(f"{conn.peer}: event_scheduler is not ON, so no watchdog can run: not opening")
     with unlogged(conn):
         conn.run("DROP EVENT IF EXISTS autopilot.watchdog")
-        conn.run(WATCHDOG)
+        conn.run(watchdog(conn.capabilities))

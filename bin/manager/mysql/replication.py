@@ -5,17 +5,21 @@ Measured for 9.7.4 in facts/semisync.md D and facts/fencing.md A.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from manager.errors import MySQLError, ReplicationFailed
 from manager.mysql.connection import Connection
 from manager.mysql.dialect import Dialect
-from manager.mysql.state import ReplicationState, read_replication
-from manager.waiting import Deadline, poll_until
+from manager.mysql.state import Channel, ReplicationState, read_replication
+from manager.waiting import Deadline, pause, poll_until
 
 CONNECT_TIME = 8.0
 STOP_TIME = 10.0
 SETTLE_TIME = 2.0
+WAKE_TIME = 0.1
 _STOP_TIMEOUT = 1875
 _NO_SUCH_THREAD = 1094
+_LOST = ", which a change of the source would throw away"
 _HALF = (
     "SELECT APPLYING_TRANSACTION AS gtid FROM performance_schema.replication_applier_status_by_worker"
     " WHERE CHANNEL_NAME = '' AND SERVICE_STATE = 'ON' AND APPLYING_TRANSACTION LIKE '%:%'"
@@ -26,15 +30,27 @@ _COORDINATOR = (
     " JOIN performance_schema.replication_applier_status_by_coordinator c USING (THREAD_ID)"
     " WHERE c.CHANNEL_NAME = ''"
 )
+# Without performance_schema, by what the thread that hands out work says of itself.
+_READER = (
+    "SELECT ID FROM information_schema.PROCESSLIST"
+    " WHERE USER = 'system user' AND STATE LIKE '%has read all relay log%'"
+)
 # A receiver that connects to a host that is gone cannot be stopped before that fails: 3 to 5 s, measured when a
 # container was killed. By the time of its second try a failover has stopped it.
 CONNECT_RETRY = 4
 
 
 def follow(
-    conn: Connection, *, host: str, port: int, user: str, password: str, auto_position: bool = True
+    conn: Connection,
+    *,
+    host: str,
+    port: int,
+    user: str,
+    password: str,
+    auto_position: bool = True,
+    tls: bool = True,
 ) -> None:
-    """Replicate from host:port; returns once the source there has begun to send.
+    """Replicate from host:port; returns once the source there has begun to send. `tls`: that server has TLS.
 
     What was received from the former source and is not applied yet is never thrown away: the applier keeps
     running while the source is changed. Does nothing if replication from there runs already. Raises
@@ -54,10 +70,16 @@ def follow(
         "CONNECT_RETRY": CONNECT_RETRY,
         "RETRY_COUNT": 86400,
         "HEARTBEAT_PERIOD": 1,
-        "SSL": 1,
-        "GET_PUBLIC_KEY": 1,
+        "SSL": int(tls and conn.capabilities.tls),
     }
-    if not (before and _keep_applier_running(conn, auto_position)):
+    if dialect.public_key:
+        options["GET_PUBLIC_KEY"] = 1
+    keep = bool(before) and _keep_applier_running(conn, auto_position)
+    if keep and not dialect.source_changes_beneath_applier:
+        if not drain(conn, Deadline(SETTLE_TIME)):
+            raise ReplicationFailed(f"{conn.peer}: the applier still holds received transactions{_LOST}")
+        keep = False
+    if not keep:
         stop_replication(conn)
         options["AUTO_POSITION"] = int(auto_position)
     sql, values = dialect.change(options)
@@ -87,7 +109,7 @@ def _keep_applier_running(conn: Connection, auto_position: bool) -> bool:
     if not state.sql_running:
         raise ReplicationFailed(
             f"{conn.peer}: the applier stopped ({state.sql_errno}: {state.sql_error}) and still holds"
-            " received transactions, which a change of the source would throw away",
+            f" received transactions{_LOST}",
             state.sql_errno,
         )
     return True
@@ -143,6 +165,14 @@ def stop_io(conn: Connection) -> None:
         raise ReplicationFailed(f"{conn.peer}: the receiver did not stop")
 
 
+def stop_channels(conn: Connection, channels: Iterable[Channel]) -> None:
+    """Stop those of a person's channels that run, receiver and applier; MySQLError if one takes longer than 10 s."""
+    for channel in channels:
+        if channel.runs:
+            with conn.timeout(STOP_TIME):
+                conn.run(Dialect.of(conn.version).stop_channel, (channel.name,))
+
+
 def drain(conn: Connection, deadline: Deadline) -> bool:
     """Wait until everything that was received is applied, and return whether it is.
 
@@ -154,6 +184,10 @@ def drain(conn: Connection, deadline: Deadline) -> bool:
     if not state.sql_running:
         _start_applier(conn)
     poll_until(lambda: _idle_or_failed(conn), deadline)
+    if Dialect.of(conn.version).retrieved_holds_halves:
+        # What it says may be older than what has just been received; it wakes up in no time.
+        pause(WAKE_TIME)
+        poll_until(lambda: _idle_or_failed(conn), deadline)
     state = read_replication(conn)
     return state is None or state.applied_all
 
@@ -184,6 +218,24 @@ def stop_replication(conn: Connection) -> None:
         raise ReplicationFailed(f"{conn.peer}: the applier did not stop within {STOP_TIME:.0f} s")
 
 
+def renew_source(conn: Connection, user: str) -> None:
+    """Throw away the relay log, and name the account under which the same source is asked from now on.
+
+    With what is applied goes the half of a transaction whose source died: where it is named as received (5.6),
+    whoever waits for it would wait for ever. The applier runs then, the receiver is stopped. ReplicationFailed,
+    and nothing is changed, if there is anything else left to apply.
+    """
+    state = read_replication(conn)
+    if state is None or not state.applied_all:
+        raise ReplicationFailed(f"{conn.peer}: there is something left to apply")
+    stop_replication(conn)
+    options = {"HOST": state.source_host, "PORT": state.source_port, "USER": user}
+    sql, values = Dialect.of(conn.version).change(options)
+    with conn.timeout(STOP_TIME):
+        conn.run(sql, values)
+    _start_applier(conn)
+
+
 def forget_source(conn: Connection) -> None:
     """Remove the source's configuration and the relay logs; replication is stopped first if it runs."""
     stop_replication(conn)
@@ -202,13 +254,18 @@ def _applier_stopped(conn: Connection) -> bool:
 
 
 def _holds_half(conn: Connection) -> bool:
-    """True if a worker is in a transaction although everything complete is applied: its rest never came."""
+    """True if a worker is in a transaction although everything complete is applied: its rest never came.
+
+    A single applier rolls its half back by itself when it is stopped; there are no others before 8.0.
+    """
+    if not (conn.capabilities.performance_schema and Dialect.of(conn.version).applying_column):
+        return False
     state = read_replication(conn)
     return state is not None and state.applied_all and conn.row(_HALF) is not None
 
 
 def _kill_coordinator(conn: Connection) -> None:
-    thread = conn.value(_COORDINATOR)
+    thread = conn.value(_COORDINATOR if conn.capabilities.performance_schema else _READER)
     if thread is None:
         return
     try:

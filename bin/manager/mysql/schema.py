@@ -6,6 +6,8 @@ init_file runs one statement after the other, split at each `;`, and ends at the
 
 from __future__ import annotations
 
+from manager.mysql.dialect import Capabilities
+
 SCHEMA = "autopilot"
 WATCHDOG_LOCK = "autopilot-watchdog"
 
@@ -25,21 +27,29 @@ TABLES = (
     " until_ts DATETIME(6) NULL) ENGINE=InnoDB",
 )
 
-# The looping form: an event that is merely due once a second does not run during LOCK INSTANCE FOR BACKUP or
-# FLUSH TABLES WITH READ LOCK, while a loop that has begun goes on (facts/fencing.md C). Only a server that is
-# open for writing is closed; under super_read_only the event scheduler stands still by itself.
-WATCHDOG = f"""CREATE EVENT {SCHEMA}.watchdog ON SCHEDULE EVERY 1 SECOND ON COMPLETION PRESERVE ENABLE DO
+
+def watchdog(has: Capabilities) -> str:
+    """Return the statement that makes the event which closes a server that nobody looks after any more.
+
+    The looping form: an event that is merely due once a second does not run during LOCK INSTANCE FOR BACKUP or
+    FLUSH TABLES WITH READ LOCK, while a loop that has begun goes on (facts/fencing.md C). Only a server that is
+    open for writing is closed; under super_read_only the event scheduler stands still by itself. Without
+    offline_mode it makes the server read-only, which waits for running statements and is tried again each second.
+    """
+    closed = "super_read_only" if has.super_read_only else "read_only"
+    close = "offline_mode" if has.offline_mode else "read_only"
+    return f"""CREATE EVENT {SCHEMA}.watchdog ON SCHEDULE EVERY 1 SECOND ON COMPLETION PRESERVE ENABLE DO
 BEGIN
   DECLARE lease_end DATETIME(6);
   DECLARE EXIT HANDLER FOR SQLEXCEPTION
-    IF @@global.read_only = 0 THEN SET GLOBAL offline_mode = 1; END IF;
+    IF @@global.read_only = 0 THEN SET GLOBAL {close} = 1; END IF;
   SET SESSION autocommit = 1, lock_wait_timeout = 1, innodb_lock_wait_timeout = 1;
   IF GET_LOCK('{WATCHDOG_LOCK}', 0) = 1 THEN
-    WHILE @@global.super_read_only = 0 DO
+    WHILE @@global.{closed} = 0 DO
       SELECT MAX(until_ts) INTO lease_end FROM {SCHEMA}.lease;
       IF (lease_end IS NULL OR lease_end < UTC_TIMESTAMP(6))
-          AND @@global.read_only = 0 AND @@global.offline_mode = 0 THEN
-        SET GLOBAL offline_mode = 1;
+          AND @@global.read_only = 0 AND @@global.{close} = 0 THEN
+        SET GLOBAL {close} = 1;
       END IF;
       DO SLEEP(0.2);
     END WHILE;

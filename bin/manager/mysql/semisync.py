@@ -21,8 +21,6 @@ PREFIX = "ap_"
 MARKERS = 128
 CONNECT_TIME = 3.0
 _NO_SUCH_THREAD = 1094
-# CONNECTION_ADMIN: offline_mode would cut the replicas off together with the clients (measured).
-_GRANTS = "REPLICATION SLAVE, CONNECTION_ADMIN"
 
 
 def account(server_uuid: str) -> str:
@@ -77,8 +75,8 @@ def marker(conn: Connection, *, seconds: float) -> bool:
     try:
         with conn.timeout(seconds):
             conn.run(
-                "INSERT INTO autopilot.marker (id, at) VALUES (%s, UTC_TIMESTAMP(6)) AS new"
-                " ON DUPLICATE KEY UPDATE at = new.at",
+                "INSERT INTO autopilot.marker (id, at) VALUES (%s, UTC_TIMESTAMP(6))"
+                " ON DUPLICATE KEY UPDATE at = UTC_TIMESTAMP(6)",
                 (conn.connection_id % MARKERS,),
             )
     except ServerUnreachable:
@@ -86,13 +84,23 @@ def marker(conn: Connection, *, seconds: float) -> bool:
     return True
 
 
-def let_in(conn: Connection, server_uuid: str, password: str) -> None:
-    """Make or unlock the account of a server, which connects with `password`; not logged."""
-    user = account(server_uuid)
+def let_in(conn: Connection, server_uuid: str, password: str) -> str:
+    """Make or unlock the account of a server, which connects with `password`; not logged. Returns its name.
+
+    5.6 has room for 16 characters of it, which is no `account` that semi-sync would look for; it has none.
+    """
+    dialect = Dialect.of(conn.version)
+    user = account(server_uuid)[: dialect.longest_user]
+    # offline_mode would cut the replicas off together with the clients (measured).
+    grants = f"REPLICATION SLAVE, {dialect.stays}" if conn.capabilities.offline_mode else "REPLICATION SLAVE"
+    known = "SELECT 1 FROM mysql.user WHERE User = %s AND Host = '%%'"
     with unlogged(conn):
-        conn.run("CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s", (user, password))
-        conn.run(f"GRANT {_GRANTS} ON *.* TO %s@'%%'", (user,))
-        conn.run("ALTER USER %s@'%%' IDENTIFIED BY %s ACCOUNT UNLOCK", (user, password))
+        if not dialect.user_statements and conn.row(known, (user,)):
+            # Without rights on `mysql` itself one makes accounts there, and changes none.
+            conn.run("DROP USER %s@'%%'", (user,))
+        for statement in dialect.let_in(grants):
+            conn.run(statement, {"user": user, "password": password})
+    return user
 
 
 def cut_off(conn: Connection, users: Mapping[str, bool], deadline: Deadline) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from manager.errors import MySQLError
 from manager.gtid import GtidSet
 from manager.mysql.connection import Connection
-from manager.mysql.dialect import Dialect
+from manager.mysql.dialect import Capabilities, Dialect
 
 _NO_SUCH_TABLE = frozenset({1049, 1146})
 # Said by a single-threaded applier, and by the coordinator of a multi-threaded one.
@@ -40,6 +40,19 @@ class ReplicationState:
     sql_error: str
     applied_all: bool
     source_log_file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """A channel that is none of ours, by which a person lets a server replicate (docs/moving-in.md).
+
+    `runs`: its receiver or its applier does, so that more may come. `retrieved`: what its relay log holds, or held
+    since it was made.
+    """
+
+    name: str
+    runs: bool
+    retrieved: GtidSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +91,23 @@ class SemisyncState:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """One server at one moment. `row` is None if there is none, or if a clone brought another server's."""
+    """One server at one moment. `row` is None if there is none, or if a clone brought another server's.
+
+    `replication` is that of our own channel, the one without a name; `channels` are all others. On a server without
+    super_read_only that is what read_only is; one without offline_mode never is offline.
+    """
 
     server_uuid: str
     server_id: int
     version: str
+    capabilities: Capabilities
     read_only: bool
     super_read_only: bool
     offline_mode: bool
     executed: GtidSet
     purged: GtidSet
     replication: ReplicationState | None
+    channels: tuple[Channel, ...] = ()
     row: LocalRow | None
     replicas: tuple[str, ...]
     semisync: SemisyncState | None
@@ -100,9 +119,14 @@ class ServerState:
         return not self.read_only and not self.offline_mode
 
     @property
+    def further_sources(self) -> str:
+        """The names of the channels that run and are none of ours, for people; empty if there are none."""
+        return ", ".join(channel.name for channel in self.channels if channel.runs)
+
+    @property
     def closed(self) -> bool:
-        """No plain account can be logged in, and not even a privileged one can write."""
-        return self.offline_mode and self.super_read_only
+        """No plain account can be logged in, and not even a privileged one can write; as far as the server has both."""
+        return self.super_read_only and (self.offline_mode or not self.capabilities.offline_mode)
 
 
 def read_state(conn: Connection) -> ServerState:
@@ -113,11 +137,14 @@ def read_state(conn: Connection) -> ServerState:
     everything else still answers (facts/fencing.md D).
     """
     dialect = Dialect.of(conn.version)
-    status = _status_row(conn, dialect)
+    has = conn.capabilities
+    rows = conn.rows(dialect.replica_status)
+    status = _own_channel(dialect, rows)
     facts = conn.row(
         "SELECT @@server_uuid AS server_uuid, @@server_id AS server_id, @@version AS version,"
-        " @@global.read_only AS read_only, @@global.super_read_only AS super_read_only,"
-        " @@global.offline_mode AS offline_mode,"
+        " @@global.read_only AS read_only,"
+        f" @@global.{'super_read_only' if has.super_read_only else 'read_only'} AS super_read_only,"
+        f" {'@@global.offline_mode' if has.offline_mode else '0'} AS offline_mode,"
         " @@global.gtid_executed AS executed, @@global.gtid_purged AS purged"
     )
     if facts is None:
@@ -130,12 +157,14 @@ def read_state(conn: Connection) -> ServerState:
         server_uuid=facts["server_uuid"],
         server_id=facts["server_id"],
         version=facts["version"],
+        capabilities=has,
         read_only=bool(facts["read_only"]),
         super_read_only=bool(facts["super_read_only"]),
         offline_mode=bool(facts["offline_mode"]),
         executed=executed,
         purged=GtidSet.parse(facts["purged"]),
         replication=_replication(dialect, status, executed) if status else None,
+        channels=tuple(_channel(dialect, each) for each in rows if each.get("Channel_Name")),
         row=row,
         replicas=replicas,
         semisync=read_semisync(conn),
@@ -143,17 +172,30 @@ def read_state(conn: Connection) -> ServerState:
     )
 
 
+def serves(conn: Connection) -> bool:
+    """True if clients can write here; quicker than all of the state."""
+    offline = "@@global.offline_mode" if conn.capabilities.offline_mode else "0"
+    return bool(conn.value(f"SELECT {offline} OR @@global.read_only") == 0)
+
+
+def read_executed(conn: Connection) -> GtidSet:
+    """Return the transactions that the server has executed."""
+    return GtidSet.parse(conn.value("SELECT @@global.gtid_executed"))
+
+
 def read_replication(conn: Connection) -> ReplicationState | None:
     """Return the replica's status alone, or None if the server follows nobody."""
     dialect = Dialect.of(conn.version)
-    status = _status_row(conn, dialect)
+    status = _own_channel(dialect, conn.rows(dialect.replica_status))
     if status is None:
         return None
-    return _replication(dialect, status, GtidSet.parse(conn.value("SELECT @@global.gtid_executed")))
+    return _replication(dialect, status, read_executed(conn))
 
 
 def read_semisync(conn: Connection) -> SemisyncState | None:
     """Return the server's semi-sync state, or None where it lacks one of the two plugins."""
+    if not conn.capabilities.semisync:
+        return None
     prefix = Dialect.of(conn.version).semisync
     names = {
         "source_on": f"{prefix.source}_enabled",
@@ -196,12 +238,21 @@ def read_row(conn: Connection, *, server_uuid: str) -> LocalRow | None:
     return LocalRow(**row) if row else None
 
 
-def _status_row(conn: Connection, dialect: Dialect) -> dict[str, Any] | None:
-    """The default channel's status; a user's further channels are none of our business."""
-    for row in conn.rows(dialect.replica_status):
-        if not row["Channel_Name"] and row[dialect.columns.source_host]:
+def _own_channel(dialect: Dialect, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The default channel's status."""
+    for row in rows:
+        if not row.get("Channel_Name") and row[dialect.columns.source_host]:
             return row
     return None
+
+
+def _channel(dialect: Dialect, status: dict[str, Any]) -> Channel:
+    names = dialect.columns
+    return Channel(
+        name=str(status["Channel_Name"]),
+        runs=status[names.io_running] != "No" or status[names.sql_running] != "No",
+        retrieved=GtidSet.parse(status["Retrieved_Gtid_Set"] or ""),
+    )
 
 
 def _replication(dialect: Dialect, status: dict[str, Any], executed: GtidSet) -> ReplicationState:
@@ -210,6 +261,9 @@ def _replication(dialect: Dialect, status: dict[str, Any], executed: GtidSet) ->
     lag = status[names.lag]
     sql_running = status[names.sql_running] == "Yes"
     idle = _IDLE in (status[names.sql_state] or "")
+    left = (retrieved - executed).count
+    # The one transaction that 5.6 names before it is complete; its only applier says itself when it has read all.
+    complete = left == 0 or (dialect.retrieved_holds_halves and left == 1)
     return ReplicationState(
         source_host=status[names.source_host],
         source_port=int(status[names.source_port]),
@@ -224,6 +278,6 @@ def _replication(dialect: Dialect, status: dict[str, Any], executed: GtidSet) ->
         io_error=status["Last_IO_Error"],
         sql_errno=int(status["Last_SQL_Errno"]),
         sql_error=status["Last_SQL_Error"],
-        applied_all=sql_running and idle and retrieved <= executed,
+        applied_all=sql_running and idle and complete,
         source_log_file=status[names.source_log_file] or "",
     )
