@@ -116,7 +116,7 @@ def test_the_server_is_closed_while_they_run(cluster: Cluster) -> None:
     waits(second, "20-waits.sh")
 
 
-@pytest.mark.parametrize("victim", ["runner", "mysqld"])
+@pytest.mark.parametrize("victim", [pytest.param("runner", marks=pytest.mark.long), "mysqld"])
 def test_what_was_cut_off_begins_anew_with_an_empty_database(cluster: Cluster, victim: str) -> None:
     (scripts(cluster) / "10-schema.sql").write_text(TABLE + INSERT.format("10"))
     go = put_waiting_script(cluster)
@@ -159,6 +159,7 @@ def test_one_that_fails_is_named_and_can_be_mended(cluster: Cluster) -> None:
     assert node.mysql("SELECT 1 AS found FROM mysql.user WHERE User = 'reader'") == [{"found": 1}]
 
 
+@pytest.mark.long
 def test_a_damaged_archive_is_no_success(cluster: Cluster) -> None:
     whole = gzip.compress((TABLE + INSERT.format("10") * 20_000).encode())
     (scripts(cluster) / "10-rows.sql.gz").write_bytes(whole[: len(whole) // 2])

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from manager.discovery.discovery import Discovery
+from manager.mysql.private import PLACE
 from manager.settings import Settings, load
 from manager.snapshot import archive
 from manager.snapshot.catalogue import find
 from manager.snapshot.manifest import GOOD, Manifest
+from manager.snapshot.pipeline import Digest
 from manager.storage import Store, open_store
 from sandbox.cluster import Cluster
 from sandbox.node import Node
@@ -186,10 +188,12 @@ def test_a_verification_that_was_killed_leaves_nothing_in_the_way(cluster: Clust
     place = replica.directory / "scratch" / f".verify-{replica.name}"
     command = [sys.executable, str(ROOT / "bin" / "manage.py"), "verify"]
     hook = subprocess.Popen(command, env=replica.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: (place / "run" / "mysqld.pid").exists(), LONG, "no private mysqld is started", 0.02)
+    until(
+        lambda: (place / "data" / PLACE / "mysqld.pid").exists(), LONG, "no private mysqld is started", 0.02
+    )
     hook.kill()
     hook.wait()
-    left = int((place / "run" / "mysqld.pid").read_text())
+    left = int((place / "data" / PLACE / "mysqld.pid").read_text())
     until(lambda: not Path(f"/proc/{left}").exists(), 10.0, "the private mysqld has outlived its hook")
     assert place.exists()
     done = run(replica, "verify")
@@ -255,7 +259,7 @@ def test_a_damaged_page_is_found(cluster: Cluster, tmp_path: Path) -> None:
     with open(target / "app" / "kept.ibd", "r+b") as file:
         file.seek(5 * 16384 + 200)
         file.write(b"\xff" * 64)
-    digest = archive.Digest()
+    digest = Digest()
     data = b"".join(digest.follow(archive.compress(archive.pack(target))))
     manifest = replace(find(store(primary), snapshot), size=digest.size, sha256=digest.sha256)
     put(primary, manifest, data)

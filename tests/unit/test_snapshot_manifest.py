@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from manager.errors import ObjectMissing, SnapshotError
 from manager.settings import Settings, load
-from manager.snapshot.catalogue import find, service_snapshots
+from manager.snapshot.catalogue import find, manifests, service_snapshots
 from manager.snapshot.manifest import Manifest
 from manager.snapshot.restore import readable_by
 from manager.storage import Store, open_store
@@ -116,7 +116,9 @@ def test_the_newest_of_this_service_comes_first(store: Store, settings: Settings
     put(store, "mysql-backup-c", at=2)
     put(store, "mysql-backup-d", at=4, service_name="mysql-backup")
     store.put_bytes("mysql-backup-e", b"an object without a manifest")
-    assert service_snapshots(store, settings) == ["mysql-backup-b", "mysql-backup-c", "mysql-backup-a"]
+    newest_first = ["mysql-backup-b", "mysql-backup-c", "mysql-backup-a"]
+    assert service_snapshots(store, settings) == newest_first
+    assert [each.id for each in manifests(store, settings)] == newest_first
 
 
 def test_manifests_under_another_backup_name_are_found(tmp_path: Path, store: Store) -> None:

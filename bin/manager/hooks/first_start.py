@@ -20,7 +20,7 @@ from typing import IO
 from manager import first_start, nodefile
 from manager.errors import AutopilotError, Busy, ConfigError, FirstStartError, TransactionRefused
 from manager.mysql import operations
-from manager.mysql.connection import LOCAL_ACCOUNT, Connection
+from manager.mysql.connection import LOCAL_ACCOUNT, Connection, client_file, local_password
 from manager.mysql.guard import guard
 from manager.mysql.initialise import program
 from manager.node import Node
@@ -103,11 +103,15 @@ def _run_one(settings: Settings, script: Path, lock: int) -> None:
         path = f"{settings.mysql_bindir}{os.pathsep}{path}"
     # The client's own variable for the socket, so that a shell script needs no more than `mysql --user=autopilot`.
     environment = {**os.environ, "PATH": path, "MYSQL_UNIX_PORT": str(settings.socket)}
+    if password := local_password(settings):
+        environment["MYSQL_PWD"] = password
     feeder: _Feeder | None = None
     if script.suffix == ".sh":
         command = [str(script)] if os.access(script, os.X_OK) else ["sh", str(script)]
     else:
-        command = [program(settings, "mysql"), "--no-defaults", f"--user={LOCAL_ACCOUNT}"]
+        file = client_file(settings)
+        options = f"--defaults-file={file}" if file.exists() else "--no-defaults"
+        command = [program(settings, "mysql"), options, f"--user={LOCAL_ACCOUNT}"]
         command += ["--default-character-set=utf8mb4", f"--socket={settings.socket}"]
         command += [f"--database={settings.mysql_database}"] if settings.mysql_database else []
         feeder = _Feeder(script)

@@ -144,7 +144,9 @@ def _come_back(node: Node, conn: Connection, found: _Diverged) -> None:
     if barred:
         LOG.warning("not rebuilt: %s", barred)
         return
-    _restart(node, conn, _copy(node, conn, found, comeback))
+    copied = _copy(node, conn, found, comeback)
+    if copied is not None:
+        _restart(node, conn, copied)
 
 
 # --- Its steps ----------------------------------------------------------------------------------
@@ -189,23 +191,31 @@ def _save(node: Node, found: _Diverged) -> Comeback:
     return comeback
 
 
-def _copy(node: Node, conn: Connection, found: _Diverged, comeback: Comeback) -> Comeback:
-    """Get a copy of the primary beside the data, unless a fresh one is there."""
+def _copy(node: Node, conn: Connection, found: _Diverged, comeback: Comeback) -> Comeback | None:
+    """Get a copy of the primary beside the data, unless a fresh one is there; None: it is too early to try again."""
     datadir = node.settings.mysql_datadir
     age = time.time() - comeback.copied_at
     complete = comeback.phase in (Phase.COPIED, Phase.MOVING_OUT)
     if complete and comeback.epoch == found.record.epoch and 0 <= age <= COPY_AGE:
         return comeback
+    if wait := comeback.waits(time.time()):
+        LOG.debug("the last copy failed: the next one is tried in %.0f s", wait)
+        return None
     place = comeback.place or str(rebuild.beside(datadir))
     comeback = comeback.now(Phase.SAVED, place=place)
     state.write(datadir, comeback)
-    source = rebuild.fetch(node, conn, found.cluster, found.primary, Path(place))
+    try:
+        source = rebuild.fetch(node, conn, found.cluster, found.primary, Path(place))
+    except AutopilotError:
+        state.write(datadir, replace(comeback, failures=comeback.failures + 1, failed_at=time.time()))
+        raise
     comeback = comeback.now(
         Phase.COPIED,
         source=source,
         epoch=found.record.epoch,
         copied_at=time.time(),
         cluster_id=found.record.id,
+        failures=0,
     )
     state.write(datadir, comeback)
     LOG.info("%s is complete", source)

@@ -55,6 +55,12 @@ def _take(node: Node, *, asked: bool) -> str:
         if not verdict.take or cluster.record is None:
             return verdict.reason
         LOG.info("taking a snapshot: %s", verdict.reason)
+
+        def report(line: str) -> None:
+            """Whoever has lost the lock ends here: another one may be at work already."""
+            lock.check()
+            LOG.info("%s", line)
+
         with node.local(timeout=5.0) as conn:
             manifest = take(
                 node.settings,
@@ -62,6 +68,7 @@ def _take(node: Node, *, asked: bool) -> str:
                 node.store,
                 cluster_id=cluster.record.id,
                 name=snapshot_name(node.settings, time.time()),
+                progress=report,
             )
         _remove_unusable(node, manifest)
         node.discovery.record_snapshot(entry(manifest), lock)

@@ -56,12 +56,15 @@ def describe(manifest: Manifest, cluster: ClusterView | None) -> dict[str, Any]:
         "recorded": last is not None and last.id == manifest.id,
         "verdict": manifest.verdict,
         "verified_at": manifest.verified_at or None,
+        "encryption": manifest.encryption,
+        "recipient": manifest.recipient,
     }
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     notes = ["the next node starts with it"] if row["recorded"] else []
     notes += ["of another cluster"] if row["of_this_cluster"] is False else []
+    notes += ["encrypted"] if row["encryption"] else []
     return (
         row["id"],
         time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["taken_at"])),
@@ -93,11 +96,11 @@ def restore_to(node: Node, *, snapshot: str | None, datadir: Path) -> int:
     datadir.mkdir(parents=True, exist_ok=True)
     if nodefile.is_building(datadir):
         nodefile.empty(datadir)
-    elif any(entry.name != "lost+found" for entry in datadir.iterdir()):
+    elif any(entry.name != nodefile.LOST_AND_FOUND for entry in datadir.iterdir()):
         raise SnapshotError(f"{datadir} is not empty: nothing is restored over what is there")
     nodefile.begin_building(datadir)
     manifest = restore_here(node, snapshot, datadir)
-    nodefile.write(datadir, NodeFile(origin="restored", cluster_id=manifest.cluster_id))
+    nodefile.write(datadir, NodeFile(origin="restored", cluster_id=manifest.cluster_id, snapshot=snapshot))
     give_to_mysqld(node.settings, datadir)
     nodefile.end_building(datadir)
     print(

@@ -56,7 +56,7 @@ def find(store: Store, snapshot_id: str) -> Manifest:
         data = store.get_bytes(name)
     except ObjectMissing:
         raise ObjectMissing(
-            f"snapshot {snapshot_id} has no manifest in the store: it was never completed"
+            f"snapshot {snapshot_id} has no manifest in the store: it was never completed, or is none of ours"
         ) from None
     manifest = Manifest.from_json(data, name)
     if manifest.id != snapshot_id:

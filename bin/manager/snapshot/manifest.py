@@ -17,10 +17,11 @@ class Manifest:
     """Stored as `{id}.manifest.json` once the object `id` is complete and checked.
 
     `gtid` was read just before the copy, so everything in it is in the copy; `gtid_after` just after it, so
-    nothing else is. `size` and `sha256` are those of the stored (compressed) object, `unpacked` is the number
+    nothing else is. `size` and `sha256` are those of the object as it is stored, `unpacked` is the number
     of bytes that a restore writes. `origin` is the origin of the data directory (see `nodefile`), `taken_on`
     the node, whose replication settings the copy holds if it was a replica. `at` is in epoch seconds. `verdict` is what
     the last verification found: empty before there was one, `good`, or else what is wrong; `verified_at` when.
+    `encryption` is empty or `age`, then for the public key `recipient`.
     """
 
     id: str
@@ -42,6 +43,8 @@ class Manifest:
     binlog: str | None
     verdict: str = ""
     verified_at: int = 0
+    encryption: str = ""
+    recipient: str = ""
     format: int = FORMAT
 
     @property

@@ -55,8 +55,14 @@ class Pace:
 
     def _line(self, *, final: bool = False) -> str:
         seconds = max(self._clock() - self._begin, 0.001)
-        of = f" of about {size_text(self.total)}" if self.total and not final else ""
-        return f"{self._stage}: {size_text(self.done)}{of}, {size_text(int(self.done / seconds))}/s"
+        line = f"{self._stage}: {size_text(self.done)}"
+        rate = self.done / seconds
+        if self.total and not final:
+            line += f" of about {size_text(self.total)}"
+        line += f", {size_text(int(rate))}/s"
+        if self.done < self.total and rate and not final:
+            line += f", about {(self.total - self.done) / rate:.0f} s left"
+        return line
 
 
 def size_text(count: int) -> str:

@@ -1,20 +1,27 @@
-"""Restoring a snapshot into an empty data directory."""
+"""Restoring a snapshot into an empty data directory; what comes damaged is read once more."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import logging
 import shutil
 from pathlib import Path
 
-from manager.errors import ObjectMissing, SnapshotDamaged, SnapshotError
+from manager import nodefile
+from manager.decide.series import cannot_take_over
+from manager.errors import SnapshotDamaged, SnapshotError
+from manager.mysql.dialect import series
 from manager.mysql.initialise import server_version
 from manager.settings import Settings
-from manager.snapshot import archive
+from manager.snapshot import engines
 from manager.snapshot.catalogue import find
-from manager.snapshot.clone import ENGINE
+from manager.snapshot.encryption import Keys
 from manager.snapshot.manifest import Manifest
+from manager.snapshot.pipeline import incoming
 from manager.snapshot.progress import Pace, Report, size_text
 from manager.storage import Store
+
+LOG = logging.getLogger(__name__)
 
 
 def restore(
@@ -25,61 +32,55 @@ def restore(
     `datadir` is empty but for files whose names begin with a dot. The caller marks it as half-made until this
     returns (`nodefile.begin_building`), and gives the files to mysqld's user: they belong to this process.
     The copy of a replica holds its replication settings; the caller forgets them before anything starts.
-    SnapshotDamaged if the snapshot is, SnapshotError if it does not fit, ObjectMissing if there is no manifest,
-    StoreError from the store.
+    SnapshotDamaged if it was read in a damaged form twice, SnapshotError if it does not fit or SNAPSHOT_KEY has no key
+    for it, ObjectMissing if there is no manifest, StoreError from the store.
     """
-    manifest = find(store, manifest_id)
-    _check_fits(manifest, server_version(settings), datadir)
-    pace, digest = Pace(progress, "restoring", manifest.size), archive.Digest()
-    stream = digest.follow(pace.count(store.get_stream(manifest.id)))
+    in_the_way = nodefile.contents(datadir)
+    if in_the_way:
+        raise SnapshotError(f"{datadir} is not empty: it holds {in_the_way[0].name}")
     try:
-        archive.unpack(stream, datadir)
+        return _restore(settings, store, manifest_id, datadir, progress)
+    except SnapshotDamaged as damage:
+        LOG.warning("%s; reading it once more", damage)
+    nodefile.remove(nodefile.contents(datadir))
+    return _restore(settings, store, manifest_id, datadir, progress)
+
+
+def _restore(
+    settings: Settings, store: Store, manifest_id: str, datadir: Path, progress: Report | None
+) -> Manifest:
+    manifest, keys = find(store, manifest_id), Keys(settings)
+    engine = engines.named(manifest)
+    _check_fits(manifest, engine, server_version(settings), datadir)
+    try:
+        keys.check(manifest.encryption, manifest.recipient)
+        chunks = incoming(store, manifest, Pace(progress, "restoring", manifest.size), keys)
+        with contextlib.closing(chunks):
+            engine.restore(settings, manifest, chunks, datadir, progress)
     except SnapshotError as error:
         raise type(error)(f"snapshot {manifest.id} cannot be restored: {error}") from None
-    except ObjectMissing:
-        raise SnapshotDamaged(f"snapshot {manifest.id} has a manifest, but its object is gone") from None
-    pace.finish()
-    if (digest.size, digest.sha256) != (manifest.size, manifest.sha256):
-        raise SnapshotDamaged(
-            f"snapshot {manifest.id} is damaged in the store: {digest.size} bytes, sha256 {digest.sha256};"
-            f" its manifest says {manifest.size} and {manifest.sha256}"
-        )
     return manifest
 
 
 def readable_by(snapshot_version: str, version: str) -> bool:
     """True unless the server is of an older series than the snapshot: MySQL does not open newer data files.
 
-    Within a series both ways are allowed for LTS releases (manual, "Downgrading MySQL"); whether a step up is
-    allowed is left to mysqld, which says so itself.
+    Within a series both ways are allowed for LTS releases (manual, "Downgrading MySQL").
     """
-    return _series(snapshot_version) <= _series(version)
+    return series(snapshot_version) <= series(version)
 
 
-def _check_fits(manifest: Manifest, version: str, datadir: Path) -> None:
-    if manifest.engine != ENGINE:
-        raise SnapshotError(
-            f"snapshot {manifest.id} was made by {manifest.engine!r}, unknown to this version"
-        )
+def _check_fits(manifest: Manifest, engine: engines.Engine, version: str, datadir: Path) -> None:
     if not readable_by(manifest.server_version, version):
         raise SnapshotError(
             f"snapshot {manifest.id} comes from MySQL {manifest.server_version}, this server is {version}:"
             " use the same or a newer series"
         )
-    names = sorted(entry.name for entry in datadir.iterdir())
-    in_the_way = [name for name in names if not name.startswith(".") and name != "lost+found"]
-    if in_the_way:
-        raise SnapshotError(f"{datadir} is not empty: it holds {in_the_way[0]}")
+    if not engine.logical and (why := cannot_take_over(manifest.server_version, version)):
+        raise SnapshotError(f"snapshot {manifest.id} cannot be restored: {why}")
     free = shutil.disk_usage(datadir).free
     if free < manifest.unpacked:
         raise SnapshotError(
             f"{datadir} has {size_text(free)} free,"
             f" snapshot {manifest.id} needs {size_text(manifest.unpacked)}"
         )
-
-
-def _series(version: str) -> tuple[int, ...]:
-    match = re.match(r"(\d+)\.(\d+)", version)
-    if match is None:
-        raise SnapshotError(f"{version!r} is no version of a MySQL server")
-    return int(match[1]), int(match[2])

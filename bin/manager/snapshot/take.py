@@ -1,4 +1,4 @@
-"""Taking a snapshot: copy, archive, store, check, and only then the manifest."""
+"""Taking a snapshot: engine, pipeline, store, check, and only then the manifest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import time
 
 from manager import nodefile
 from manager.errors import CannotList, SnapshotError, StoreError
-from manager.gtid import GtidSet
 from manager.mysql.connection import Connection
 from manager.mysql.state import read_state
 from manager.settings import Settings
-from manager.snapshot import archive, clone
+from manager.snapshot import engines
+from manager.snapshot.encryption import Keys
 from manager.snapshot.manifest import Manifest
 from manager.snapshot.naming import is_ours, manifest_name
+from manager.snapshot.pipeline import Digest, outgoing
 from manager.snapshot.progress import Pace, Report
 from manager.storage import Store
 from manager.storage.base import check_name
@@ -34,26 +35,22 @@ def take(
     """Take a snapshot of the server behind `conn`, store it as `name`, and return its manifest.
 
     The caller holds the snapshot lock, and this node's lock of the same kind. `progress` is told a line every
-    few seconds (without it, the log is); what it raises ends the work. Until the return nothing that could be
-    taken for a snapshot is in the store; what an earlier, killed run left there and here is removed.
+    few seconds (without it, the log is), by another thread too; what it raises ends the work. Until the return
+    nothing that could be taken for a snapshot is in the store; what an earlier, killed run left there and here is
+    removed.
     SnapshotError if the server or the disk cannot give one, StoreError if the store fails.
     """
+    keys = Keys(settings)
     _ask_store(settings, store, check_name(name))
-    clone.refuse_other_engines(conn)
-    with clone.workspace(settings, conn) as directory:
-        expected = clone.data_size(conn)
-        clone.check_space(settings, expected)
-        at = int(time.time())
-        before = read_state(conn)
-        pace = Pace(progress, "copying", expected)
-        copy = directory / "copy"
-        clone.copy(settings, conn, copy, pace, expected)
-        pace.reached(archive.tree_size(copy))
-        pace.finish()
-        after = GtidSet.parse(conn.value("SELECT @@global.gtid_executed"))
-        pace, digest = Pace(progress, "storing", archive.content_size(copy)), archive.Digest()
-        stream = digest.follow(archive.compress(pace.count(archive.pack(copy))))
-        path = store.put_stream(name, stream, at_most=pace.total + pace.total // 100)
+    engine = engines.choose(settings, conn)
+    at = int(time.time())
+    before = read_state(conn)
+    with engine.copy(settings, conn, progress) as copy:
+        pace, digest = Pace(progress, "storing", copy.expected), Digest()
+        stream = outgoing(copy.chunks(), pace, digest, rate=settings.snapshot_rate, keys=keys)
+        with contextlib.closing(stream):
+            path = store.put_stream(name, stream, at_most=keys.at_most(copy.expected + copy.expected // 100))
+        held = copy.held()
     manifest = Manifest(
         id=name,
         path=path,
@@ -61,17 +58,19 @@ def take(
         service_name=settings.service_name,
         server_version=before.version,
         server_uuid=before.server_uuid,
-        gtid=str(before.executed),
-        gtid_after=str(after),
+        gtid=str(held.gtid),
+        gtid_after=str(held.gtid_after),
         size=digest.size,
         sha256=digest.sha256,
-        unpacked=pace.total,
-        engine=clone.ENGINE,
+        unpacked=held.unpacked,
+        engine=engine.name,
         origin=_origin(settings),
         taken_on=settings.node_title,
         from_replica=before.replication is not None,
         at=at,
         binlog=before.binlog_file,
+        encryption=keys.encryption,
+        recipient=keys.recipient,
     )
     try:
         pace.finish()

@@ -7,24 +7,77 @@ space as the data takes (measured: 1.2 s for 1.2 GB; several writers go on meanw
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from manager.errors import MySQLError, SnapshotError
 from manager.mysql.connection import Connection, local
+from manager.mysql.state import read_executed
 from manager.settings import Secret, Settings
-from manager.snapshot.archive import tree_size
-from manager.snapshot.progress import Pace, size_text
+from manager.snapshot import archive, scratch
+from manager.snapshot.engines.base import Copy, Engine, Held, Packed
+from manager.snapshot.manifest import Manifest
+from manager.snapshot.progress import Pace, Report
+from manager.snapshot.room import check_room
 from manager.waiting import Deadline, poll_until
 
-ENGINE = "clone"
 SLOWEST = 5_000_000  # bytes a second: a copy slower than this on average is given up
 _CANNOT_CREATE = 1006
 _LEFT_OUT = ("MyISAM", "MRG_MYISAM", "CSV", "ARCHIVE", "Aria", "TokuDB", "ROCKSDB")
+
+
+class CloneEngine(Engine):
+    """The server copies itself into SCRATCH_DIR; the copy is packed from there."""
+
+    name = "clone"
+
+    def lacks(self, settings: Settings, conn: Connection) -> str:
+        return "" if conn.capabilities.clone else "it has no clone plugin (MySQL 8.0.17 and later)"
+
+    @contextlib.contextmanager
+    def copy(self, settings: Settings, conn: Connection, report: Report | None) -> Iterator[Copy]:
+        refuse_other_engines(conn)
+        with workspace(settings, conn) as directory:
+            expected = data_size(conn)
+            check_space(settings, expected)
+            before = read_executed(conn)
+            pace, target = Pace(report, "copying", expected), directory / "copy"
+            with _bandwidth(conn, settings.snapshot_rate):
+                copy_into(settings, conn, target, pace, expected)
+            pace.reached(archive.tree_size(target))
+            pace.finish()
+            unpacked = archive.content_size(target)
+            yield Packed(
+                target, Held(gtid=before, gtid_after=read_executed(conn), unpacked=unpacked), unpacked
+            )
+
+    def restore(
+        self,
+        settings: Settings,
+        manifest: Manifest,
+        chunks: Iterator[bytes],
+        datadir: Path,
+        report: Report | None,
+    ) -> None:
+        # The copy's own table of GTIDs is up to date.
+        archive.unpack(chunks, datadir)
+
+
+@contextlib.contextmanager
+def _bandwidth(conn: Connection, rate: int | None) -> Iterator[None]:
+    """Let CLONE read `rate` bytes a second at most within the block; None: as the server is set."""
+    if rate is None:
+        yield
+        return
+    before = conn.value("SELECT @@global.clone_max_data_bandwidth")
+    conn.run("SET GLOBAL clone_max_data_bandwidth = %s", (rate >> 20,))  # MiB a second
+    try:
+        yield
+    finally:
+        with contextlib.suppress(MySQLError):
+            conn.run("SET GLOBAL clone_max_data_bandwidth = %s", (before,))
 
 
 @contextlib.contextmanager
@@ -33,28 +86,13 @@ def workspace(settings: Settings, conn: Connection) -> Iterator[Path]:
 
     First ends what a killed run may have left: its CLONE, which the server goes on with, and its files.
     """
-    directory = settings.scratch_dir / f".snapshot-{settings.node_name}"
-    stop(conn, directory)
-    try:
-        if directory.is_dir():
-            shutil.rmtree(directory)
-        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
-        owner = os.stat(settings.mysql_datadir)  # mysqld's own user, whoever we are
-        if owner.st_uid != os.geteuid():
-            os.chown(directory, owner.st_uid, owner.st_gid)
-    except OSError as error:
-        raise SnapshotError(
-            f"SCRATCH_DIR {settings.scratch_dir}: {error.strerror} ({error.filename})"
-        ) from None
-    try:
+    stop(conn, scratch.place(settings))
+    with scratch.directory(settings) as directory:
         yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
-def refuse_other_engines(conn: Connection) -> None:
-    """SnapshotError if there are tables whose rows the copy would silently lack, or if that cannot be seen."""
+def refuse_other_engines(conn: Connection, left_out: Sequence[str] = _LEFT_OUT) -> None:
+    """SnapshotError if there are tables of the engines that a copy leaves out, or if that cannot be seen."""
     sees_all = conn.value(
         "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES"
         " WHERE PRIVILEGE_TYPE = 'SHOW VIEW' AND GRANTEE = CONCAT('\\'', REPLACE(CURRENT_USER(), '@',"
@@ -64,18 +102,18 @@ def refuse_other_engines(conn: Connection) -> None:
         raise SnapshotError(
             f"{conn.peer}: whether a copy would lack rows cannot be seen: GRANT SHOW VIEW ON *.* is missing"
         )
-    marks = ", ".join(["%s"] * len(_LEFT_OUT))
+    marks = ", ".join(["%s"] * len(left_out))
     rows = conn.rows(
         "SELECT CONCAT(table_schema, '.', table_name) AS name FROM information_schema.tables"
         " WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
         f" AND engine IN ({marks}) ORDER BY 1 LIMIT 4",
-        _LEFT_OUT,
+        left_out,
     )
     names = [str(row["name"]) for row in rows]
     if names:
         some = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         raise SnapshotError(
-            f"a snapshot would lack the rows of {some}: only InnoDB is copied; convert these tables"
+            f"a snapshot would lack the rows of {some}: this engine does not copy them; convert these tables"
         )
 
 
@@ -93,17 +131,6 @@ def check_space(settings: Settings, needed: int) -> None:
     check_room(settings.scratch_dir, needed, "SCRATCH_DIR", "a snapshot")
 
 
-def check_room(directory: Path, needed: int, name: str, use: str) -> None:
-    """SnapshotError, naming the directory, if it has no room for `needed` bytes and a twentieth more."""
-    free = shutil.disk_usage(directory).free
-    needed += needed // 20
-    if free < needed:
-        raise SnapshotError(
-            f"{name} {directory} has {size_text(free)} free,"
-            f" {use} needs {size_text(needed)}: give it more room"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Donor:
     """Another server that is copied over the network, and the account for it (BACKUP_ADMIN there)."""
@@ -114,7 +141,7 @@ class Donor:
     password: Secret
 
 
-def copy(
+def copy_into(
     settings: Settings,
     conn: Connection,
     target: Path,
@@ -147,7 +174,7 @@ def copy(
     try:
         while worker.is_alive():
             worker.join(0.5)
-            pace.reached(tree_size(target))
+            pace.reached(archive.tree_size(target))
         if failure:
             raise _refused(failure[0], settings, target)
     except BaseException:

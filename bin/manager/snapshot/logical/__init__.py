@@ -1,0 +1,1 @@
+"""A server's content as statements: definitions, accounts, and rows that mydumper writes and myloader loads."""
