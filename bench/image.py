@@ -32,8 +32,8 @@ def cold_start(project: Project) -> float:
             project.keep_logs()
             raise SandboxError(f"no healthy primary after {START_SECONDS:.0f} s: see build/")
         took = time.monotonic() - begin
-        project.rows.clear()
-        project.write("cold", 1)  # it is one
+        with project.writing():  # it is one
+            pass
     finally:
         project.remove()
     return took

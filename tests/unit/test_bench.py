@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from bench import failover
+from bench import failover, snapshot
 from bench.failover import Measured
 from bench.image import percentile
 from bench.plot import bars
@@ -60,3 +60,19 @@ def test_the_plot_is_an_svg_with_a_bar_for_each_figure() -> None:
     widths = [float(element.get("width", "0")) for element in root.iter() if element.tag.endswith("rect")]
     ours, theirs, quick = widths[3:]  # after the background and the legend
     assert theirs > ours > quick > 0
+
+
+def test_a_ratio_is_to_the_slower_and_the_median_of_the_rounds_with_the_highest_peak() -> None:
+    def measured(ours: float, bare: float, client: float, peak: float) -> snapshot.Measured:
+        return snapshot.Measured({"ours": ours, "bare": bare, "client": client}, peak)
+
+    puts = [measured(10.0, 9.0, 1.0, 90.0), measured(10.0, 1.0, 7.0, 129.04), measured(10.0, 8.5, 8.0, 80.0)]
+    get = measured(2.0, 4.0, 1.0, 70.0)
+    rounds = [{"put": put, "get": get} for put in puts]
+    found = snapshot.summarise({"local": rounds})
+    assert found == {
+        "local": {"put_peak_rss_mb": 129.0, "get_peak_rss_mb": 70.0, "put_ratio": 0.85, "get_ratio": 2.0}
+    }
+    assert snapshot.beyond(found) == ["local: put_peak_rss_mb is 129.0"]
+    assert snapshot.beyond({"s3": {"put_ratio": 0.79, "get_ratio": 0.8}}) == ["s3: put_ratio is 0.79"]
+    assert snapshot.median_seconds(rounds)["put"] == {"ours": 10.0, "bare": 8.5, "client": 7.0}
