@@ -8,34 +8,40 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 
-from manager.decide.failover import Watch, When, choose, when
+from manager.decide.failover import Choice, Watch, When, choose, when
+from manager.decide.series import cannot_lead, following, oldest
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import Record
 from manager.errors import AutopilotError, MySQLError, TransactionRefused
+from manager.frozen import Frozen
 from manager.gtid import GtidSet
 from manager.mysql import operations
-from manager.mysql.state import read_state
+from manager.mysql.connection import Connection
+from manager.mysql.dialect import Dialect, series
+from manager.mysql.state import read_executed, read_replication, read_state
 from manager.node import Node
 from manager.opening import open_primary
 from manager.promotion import (
-    Frozen,
     Outcome,
     Plan,
     carry_out,
-    check_record,
     fence,
+    guard_replicas,
     guarded,
+    joined,
     prospects,
     replicas,
 )
 from manager.view import Peer, in_parallel, read_peers
-from manager.waiting import Deadline, pause
+from manager.waiting import Deadline, pause, poll_until
 
 LOG = logging.getLogger(__name__)
 
 DECIDE_TIME = 60.0
 HEADS_UP = 0.7
+NEAR = 20  # transactions
+NEAR_TIME = 5.0
 CATCH_UP_TIME = 10.0
 CLOSED_CATCH_UP_TIME = 2.0
 
@@ -55,8 +61,8 @@ def run(node: Node, lock: Lock) -> Outcome:
     with ExitStack() as stack:
         if plan.old is not None:
             fence(node, plan.old)
-            _wait_for_one(node, plan, CLOSED_CATCH_UP_TIME)
-        return carry_out(node, lock, stack, plan)
+            _let_one_receive(node, plan)
+        return carry_out(node, lock, plan, guard_replicas(node, stack, plan))
 
 
 def switch_over(node: Node, lock: Lock, *, to: str | None, reason: str) -> Outcome:
@@ -74,19 +80,40 @@ def switch_over(node: Node, lock: Lock, *, to: str | None, reason: str) -> Outco
         return Outcome(None, f"{record.primary_name} does not serve: a failover is what is needed")
     if to == old.name:
         return Outcome(None, f"{to} is the primary already")
+    if others := old.state.further_sources:
+        # Its applier goes on while the server is closed: what came after the hand-over only this one would have.
+        return Outcome(
+            None, f"{old.name} replicates by the channel {others}: stop that first (docs/moving-in.md)"
+        )
     able = [p.name for p in replicas(peers, record)]
     if not able or (to is not None and to not in able):
         return Outcome(
             None, f"{to or 'no node'} is a replica that answers; there are: {', '.join(able) or 'none'}"
         )
     plan = Plan(cluster=cluster, record=record, peers=peers, old=old, reason=reason, only=to)
-    if why := _nobody_able(plan):
+    versions = {p.name: p.state.version for p in joined(peers, record) if p.state is not None}
+    if to is not None and (why := cannot_lead(to, versions, old.state.version)):
         return Outcome(None, why)
+    followers = following(versions, old.state.version)
+    choice = _prospect(plan, oldest(followers))
+    if choice.chosen is None:
+        why = "; ".join(
+            f"{name}: {why}" for name, why in sorted(choice.rejected.items()) if to in (None, name)
+        )
+        return Outcome(None, f"{choice.reason} ({why})" if why else choice.reason)
+    if why := cannot_lead(choice.chosen.name, versions, old.state.version):
+        return Outcome(None, why)
+    if len(set(map(series, followers.values()))) > 1:
+        plan = replace(plan, only=choice.chosen.name)  # one that is newer may be further when it comes to it
+    _wait_until_near(node, plan)
     return _hand_over(node, lock, plan)
 
 
-def _nobody_able(plan: Plan) -> str:
-    """Return why nobody can be promoted however far it gets; looked at before the primary is closed for it."""
+def _prospect(plan: Plan, of_the_oldest: frozenset[str]) -> Choice:
+    """Return who would be promoted however far it gets; looked at before the primary is closed for it.
+
+    Without a wish it is one of the oldest series, which all others can follow.
+    """
     candidates = prospects(plan.peers, plan.record, plan.cluster)
     if plan.record.durability == "semisync":
         # They were not looked at in the same moment: each will have what any of them has now.
@@ -94,11 +121,9 @@ def _nobody_able(plan: Plan) -> str:
         for one in candidates:
             everything |= one.received
         candidates = tuple(replace(one, executed=everything) for one in candidates)
-    choice = choose(plan.record, candidates, only=plan.only)
-    if choice.chosen is not None:
-        return ""
-    why = choice.rejected.get(plan.only or "", "")
-    return f"{choice.reason} ({plan.only}: {why})" if why else choice.reason
+    elif plan.only is None:
+        candidates = tuple(one for one in candidates if one.name in of_the_oldest)
+    return choose(plan.record, candidates, only=plan.only)
 
 
 def force(node: Node, lock: Lock) -> Outcome:
@@ -118,26 +143,32 @@ def force(node: Node, lock: Lock) -> Outcome:
         cluster=cluster, record=record, peers=peers, old=old, reason="forced by a person", forced=True
     )
     with ExitStack() as stack:
-        return carry_out(node, lock, stack, plan)
+        return carry_out(node, lock, plan, guard_replicas(node, stack, plan))
 
 
 def _hand_over(node: Node, lock: Lock, plan: Plan) -> Outcome:
-    """Close the old primary under its guard, so that its health does not open it again; then promote."""
+    """Close the old primary under its guard, so that its health does not open it again; then promote.
+
+    What takes no closed primary is done before: from then on writes wait.
+    """
     assert plan.old is not None
     with ExitStack() as stack:
-        lock.step(f"closing {plan.old.name}")
+        lock.step(f"guarding {plan.old.name} and the replicas")
         context, conn, error = guarded(node, plan.old)
         if context is None or conn is None:
             return Outcome(None, f"{plan.old.name} could not be guarded: {error}")
         stack.push(context)
-        check_record(node, plan)
-        operations.close_server(conn)
+        frozen = guard_replicas(node, stack, plan)
         old = Frozen(peer=plan.old, conn=conn, state=read_state(conn), drained=True)
-        if not _wait_for_one(node, plan, CATCH_UP_TIME):
+        lock.step(f"closing {plan.old.name}")
+        operations.close_server(conn)
+        old.state = replace(old.state, executed=read_executed(conn))
+        wanted = [f.conn for f in frozen if plan.only in (None, f.peer.name)]
+        if not _one_receives(old.state.executed, wanted, CATCH_UP_TIME):
             outcome = Outcome(None, f"nobody has caught up with {old.peer.name} in {CATCH_UP_TIME:.0f} s")
         else:
             try:
-                outcome = carry_out(node, lock, stack, plan, handing_over=old)
+                outcome = carry_out(node, lock, plan, frozen, handing_over=old)
             except AutopilotError:
                 _open_again(node, plan, old)
                 raise
@@ -195,29 +226,61 @@ def _primary(record: Record, peers: tuple[Peer, ...]) -> Peer | None:
     return next((p for p in peers if p.state is not None and p.state.server_uuid == record.primary), None)
 
 
-def _wait_for_one(node: Node, plan: Plan, seconds: float) -> bool:
-    """Let a replica (the wanted one, if there is one) receive all that the closed old primary has; bounded."""
+def _wait_until_near(node: Node, plan: Plan) -> None:
+    """Let a replica that may be chosen apply nearly all, while the primary still serves: writes wait for the rest.
+
+    One that stays behind, or does not answer, is no reason not to go on.
+    """
+    with ExitStack() as stack, contextlib.suppress(MySQLError):
+        primary, wanted = _look(node, stack, plan)
+
+        def is_near() -> bool:
+            target = read_executed(primary)
+            return any((target - read_executed(other)).count <= NEAR for other in wanted)
+
+        poll_until(is_near, Deadline(NEAR_TIME), interval=0.1)
+
+
+def _let_one_receive(node: Node, plan: Plan) -> None:
+    """Let a replica that may be chosen receive all that the closed old primary has, if that answers; bounded."""
+    with ExitStack() as stack, contextlib.suppress(MySQLError):
+        primary, wanted = _look(node, stack, plan)
+        _one_receives(read_executed(primary), wanted, CLOSED_CATCH_UP_TIME)
+
+
+def _look(node: Node, stack: ExitStack, plan: Plan) -> tuple[Connection, list[Connection]]:
+    """Connections, kept in `stack`, to the old primary and to the replicas that may be chosen and answer.
+
+    MySQLError if the primary does not.
+    """
     assert plan.old is not None
-    deadline = Deadline(seconds)
-    try:
-        with node.remote(plan.old.address, plan.old.port, timeout=2.0) as conn:
-            target = read_state(conn).executed
-    except MySQLError:
-        return False
     wanted = [p for p in replicas(plan.peers, plan.record) if plan.only in (None, p.name)]
 
-    def has_all(peer: Peer) -> bool:
-        with contextlib.suppress(MySQLError), node.remote(peer.address, peer.port) as conn:
-            state = read_state(conn)
-            source = state.replication
-            return target <= (state.executed | (source.retrieved if source else GtidSet.parse("")))
+    def connect(peer: Peer) -> Connection | None:
+        with contextlib.suppress(MySQLError):
+            return node.remote(peer.address, peer.port)
+        return None
+
+    primary = stack.enter_context(node.remote(plan.old.address, plan.old.port, timeout=2.0))
+    found = [conn for conn in in_parallel(connect, wanted) if conn is not None]
+    return primary, [stack.enter_context(conn) for conn in found]
+
+
+def _one_receives(target: GtidSet, wanted: list[Connection], seconds: float) -> bool:
+    """Wait until one of these servers has received all of `target`; return whether one has. Bounded."""
+
+    def has_all(conn: Connection) -> bool:
+        with contextlib.suppress(MySQLError):
+            source = read_replication(conn)
+            found = read_executed(conn)
+            if source is not None and not Dialect.of(conn.version).retrieved_holds_halves:
+                found |= source.retrieved
+            return target <= found
         return False
 
-    while wanted and not any(in_parallel(has_all, wanted)):
-        if deadline.over:
-            return False
-        pause(0.05)
-    return bool(wanted)
+    if not wanted:
+        return False
+    return poll_until(lambda: any(in_parallel(has_all, wanted)), Deadline(seconds), interval=0.02)
 
 
 def _finish_opening(node: Node, record: Record, peers: tuple[Peer, ...]) -> Outcome:

@@ -13,13 +13,15 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from manager import membership
+from manager import membership, rpladmin
 from manager.decide.failover import Candidate, Choice, choose
 from manager.decide.join import received
+from manager.decide.series import cannot_follow
 from manager.discovery.cluster import ClusterView
 from manager.discovery.lock import Lock
 from manager.discovery.record import FORCED_LEAP, Record
 from manager.errors import AutopilotError, ConsulError, GuardBusy, GuardLost, MySQLError, TransactionRefused
+from manager.frozen import Frozen
 from manager.gtid import GtidSet
 from manager.mysql import operations, semisync
 from manager.mysql.connection import Connection
@@ -34,7 +36,8 @@ from manager.waiting import Deadline, pause
 LOG = logging.getLogger(__name__)
 
 DRAIN_TIME = 30.0
-DRAIN_ROUND = 2.0
+# A round lasts as long as its slowest applier; writes wait for it even if another node has everything already.
+DRAIN_ROUND = 0.05
 GUARD_PATIENCE = 1.0
 GUARD_WAIT = 6.0
 STEP_TIME = 10.0
@@ -66,22 +69,6 @@ class Plan:
     forced: bool = False
 
 
-@dataclass
-class Frozen:
-    """A replica that this runner has guarded and whose IO thread it has stopped."""
-
-    peer: Peer
-    conn: Connection
-    state: ServerState
-    drained: bool = False
-    fault: str = ""
-
-    @property
-    def may_get_on(self) -> bool:
-        """False once the applier has stopped, or cannot be started: waiting for it is of no use."""
-        return not self.fault and self.state.replication is not None and self.state.replication.sql_running
-
-
 def candidate(
     name: str, state: ServerState, cluster: ClusterView, *, executed: GtidSet, drained: bool
 ) -> Candidate:
@@ -89,6 +76,7 @@ def candidate(
     return Candidate(
         name=name,
         uuid=state.server_uuid,
+        version=state.version,
         executed=executed,
         received=received(state),
         acknowledges=state.semisync is not None and state.semisync.replica_on,
@@ -108,21 +96,22 @@ def prospects(peers: tuple[Peer, ...], record: Record, cluster: ClusterView) -> 
 
 
 def carry_out(
-    node: Node, lock: Lock, stack: ExitStack, plan: Plan, handing_over: Frozen | None = None
+    node: Node, lock: Lock, plan: Plan, frozen: list[Frozen], handing_over: Frozen | None = None
 ) -> Outcome:
-    """Freeze, drain, choose, fence, promote, open, re-point. The guards are kept in `stack`.
+    """Freeze the replicas that `guard_replicas` has guarded, drain, choose, fence, promote, open, re-point.
 
     `handing_over` is the old primary, closed under its guard by this runner; it then follows the new one.
     """
     lock.step("freezing the replicas")
-    frozen = _freeze(node, stack, plan)
+    in_parallel(lambda f: operations.stop_io(f.conn), frozen)
     members = plan.record.members if plan.record.durability == "semisync" and not plan.forced else None
-    _drain(lock, frozen, members)
+    able = _able(plan, frozen, handing_over)
+    _drain(lock, able, members)
     choice = choose(
         plan.record,
         tuple(
             candidate(f.peer.name, f.state, plan.cluster, executed=f.state.executed, drained=f.drained)
-            for f in frozen
+            for f in able
         ),
         only=plan.only,
         forced=plan.forced,
@@ -142,12 +131,19 @@ def carry_out(
     lock.step(f"promoting {chosen.peer.name}")
     guards = [*frozen, handing_over] if handing_over is not None else frozen
     promoted, index, session = _promote(node, plan, chosen, choice, guards)
+    done = rpladmin.NOTHING
+    if handing_over is None:
+        others = _sound(chosen, [f for f in frozen if f is not chosen])
+        step = f"{rpladmin.NAME} re-points to {chosen.peer.name}"
+        done = rpladmin.repoint(node.settings, promoted, chosen, others, lambda: _say(lock, step))
     open_primary(chosen.conn, promoted, chosen.state, lease=node.settings.lease)
     if chosen.peer.name == node.name:
         # Here this runner is in its witness's place.
         with contextlib.suppress(ConsulError):
             node.pilot.advertise("primary", passing=True, note=f"promoted at epoch {promoted.epoch}")
-    others = _sound(chosen, [f for f in frozen if f is not chosen])
+    if handing_over is not None:
+        in_parallel(lambda f: _drain_one(f, 0.0), [f for f in frozen if f not in able])
+        others = _sound(chosen, [f for f in frozen if f is not chosen])
     # The one that hands over comes last: it takes up to a second to switch semi-sync off (measured).
     last = _sound(chosen, [handing_over] if handing_over is not None else [])
     tried: list[Frozen] = []
@@ -162,8 +158,8 @@ def carry_out(
         )
         tried = _admit_one(node, lock, primary, chosen, [*others, *last])
     for group in (others, last):
-        _attach(node, lock, chosen, [f for f in group if f not in tried])
-    return Outcome(chosen.peer.name, f"{plan.reason}; {choice.reason}")
+        _attach(node, lock, chosen, [f for f in group if f not in tried and f.peer.name not in done.right])
+    return Outcome(chosen.peer.name, "; ".join(filter(None, (plan.reason, choice.reason, done.said))))
 
 
 def fence(node: Node, old: Peer) -> None:
@@ -176,39 +172,43 @@ def fence(node: Node, old: Peer) -> None:
 
 
 def replicas(peers: tuple[Peer, ...], record: Record) -> list[Peer]:
-    """The nodes that answer, follow somebody, and have joined this cluster: their hooks have read its record."""
+    """The nodes of `joined` that follow somebody."""
+    return [p for p in joined(peers, record) if p.state is not None and p.state.replication is not None]
+
+
+def joined(peers: tuple[Peer, ...], record: Record) -> list[Peer]:
+    """The nodes that answer, but for the primary, and have joined this cluster: their hooks have read its record."""
     return [
         p
         for p in peers
         if p.state is not None
         and p.state.server_uuid != record.primary
-        and p.state.replication is not None
         and p.state.row is not None
         and p.state.row.cluster_id == record.id
     ]
 
 
-def _freeze(node: Node, stack: ExitStack, plan: Plan) -> list[Frozen]:
-    """Guard every replica that answers and stop its IO thread; at least one, or AutopilotError.
+def guard_replicas(node: Node, stack: ExitStack, plan: Plan) -> list[Frozen]:
+    """Guard every replica that answers, as `carry_out` needs them; at least one, or AutopilotError.
 
-    The record is read again once the guards are held: whoever changed it meanwhile has made this look stale.
+    The guards are kept in `stack`. The record is read again once they are held: whoever changed it meanwhile has
+    made this look stale. TransactionRefused then.
     """
     candidates = replicas(plan.peers, plan.record)
     if not candidates:
         raise AutopilotError("no replica answers")
     results = in_parallel(lambda peer: guarded(node, peer), candidates)
-    frozen = []
+    found = []
     for peer, (context, conn, error) in zip(candidates, results, strict=True):
         if context is None or conn is None:
             raise AutopilotError(f"{peer.name} answers, but could not be guarded: {error}")
         stack.push(context)
-        frozen.append(Frozen(peer=peer, conn=conn, state=peer.state or read_state(conn)))
-    check_record(node, plan)
-    in_parallel(lambda f: operations.stop_io(f.conn), frozen)
-    return frozen
+        found.append((peer, conn))
+    _check_record(node, plan)
+    return in_parallel(lambda one: Frozen(peer=one[0], conn=one[1], state=read_state(one[1])), found)
 
 
-def check_record(node: Node, plan: Plan) -> None:
+def _check_record(node: Node, plan: Plan) -> None:
     """TransactionRefused if the record has changed since the look that this plan rests on."""
     if node.discovery.view().record_index != plan.cluster.record_index:
         raise TransactionRefused("the cluster record has changed since this began; looking again")
@@ -231,20 +231,20 @@ def guarded(node: Node, peer: Peer) -> tuple[ExitStack | None, Connection | None
     return stack, conn, ""
 
 
+def _able(plan: Plan, frozen: list[Frozen], handing_over: Frozen | None) -> list[Frozen]:
+    """Those that may be chosen and are waited for: a person's choice alone, where nobody can have more than the primary
+    that hands over to it. Semisync looks at every member."""
+    if handing_over is None or plan.only is None or plan.record.durability == "semisync":
+        return frozen
+    return [f for f in frozen if f.peer.name == plan.only]
+
+
 def _drain(lock: Lock, frozen: list[Frozen], members: tuple[str, ...] | None) -> None:
     """Let every applier get through what it has received, at once for all, and read the sets that result.
 
     Waited for are `members`, the only ones that may be chosen; without them (None), whoever may have more than one
     that is through. The others are as far as they are: what they received they keep.
     """
-
-    def drain(item: Frozen, seconds: float) -> None:
-        try:
-            item.drained = operations.drain(item.conn, Deadline(seconds))
-            item.state = read_state(item.conn)
-        except MySQLError as error:
-            LOG.warning("%s: its applier cannot be drained: %s", item.peer.name, error)
-            item.drained, item.fault = False, str(error)
 
     def matters(item: Frozen) -> bool:
         if members is not None:
@@ -254,10 +254,20 @@ def _drain(lock: Lock, frozen: list[Frozen], members: tuple[str, ...] | None) ->
     deadline = Deadline(DRAIN_TIME)
     waiting = [f for f in frozen if matters(f)]
     while waiting and not deadline.over:
-        lock.step("draining the appliers")
-        in_parallel(lambda item: drain(item, DRAIN_ROUND), waiting)
+        in_parallel(lambda item: _drain_one(item, DRAIN_ROUND), waiting)
         waiting = [f for f in waiting if not f.drained and f.may_get_on and matters(f)]
-    in_parallel(lambda item: drain(item, 0.0), [f for f in frozen if not f.drained and not f.fault])
+        if waiting:
+            lock.step("draining the appliers")
+    in_parallel(lambda item: _drain_one(item, 0.0), [f for f in frozen if not f.drained and not f.fault])
+
+
+def _drain_one(item: Frozen, seconds: float) -> None:
+    try:
+        item.drained = operations.drain(item.conn, Deadline(seconds))
+        item.state = read_state(item.conn)
+    except MySQLError as error:
+        LOG.warning("%s: its applier cannot be drained: %s", item.peer.name, error)
+        item.drained, item.fault = False, str(error)
 
 
 def _catch_up(node: Node, frozen: list[Frozen], chosen: Frozen, choice: Choice) -> None:
@@ -285,6 +295,7 @@ def _follow(node: Node, replica: Frozen, source: Frozen, user: str) -> None:
         port=source.peer.port,
         user=user,
         password=settings.mysql_repl_password.value,
+        tls=source.state.capabilities.tls,
     )
 
 
@@ -313,12 +324,15 @@ def _promote(
 
 
 def _sound(chosen: Frozen, others: list[Frozen]) -> list[Frozen]:
-    """Those that can follow the new primary. One that has diverged is left alone, for its own health to rebuild."""
+    """Those that can follow the new primary. The others are left alone: their own health rebuilds one that has
+    diverged, and says that one is too old."""
     found = []
     for item in others:
         extra = item.state.executed - chosen.state.executed
         if extra or not item.drained:
             LOG.warning("%s is not re-pointed (extra: %s)", item.peer.name, extra or "unknown")
+        elif why := cannot_follow(item.state.version, chosen.state.version):
+            LOG.warning("%s is not re-pointed: %s", item.peer.name, why)
         else:
             found.append(item)
     return found
@@ -336,8 +350,7 @@ def _admit_one(
     for item in followers:
 
         def receive(item: Frozen = item) -> None:
-            _let_in(node, chosen, item)
-            _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+            _follow(node, item, chosen, _let_in(node, chosen, item))
 
         tried.append(item)
         _say(lock, f"admitting {item.peer.name}")
@@ -362,8 +375,8 @@ def _attach(node: Node, lock: Lock, chosen: Frozen, others: list[Frozen]) -> Non
                 if item.state.semisync is not None:
                     semisync.become_replica(item.conn)
                 with letting_in:
-                    _let_in(node, chosen, item)
-                _follow(node, item, chosen, semisync.account(item.state.server_uuid))
+                    user = _let_in(node, chosen, item)
+                _follow(node, item, chosen, user)
         except MySQLError as error:
             LOG.warning("%s: %s; its own health goes on with it", item.peer.name, error)
         else:
@@ -381,6 +394,7 @@ def _say(lock: Lock, step: str) -> None:
         lock.step(step)
 
 
-def _let_in(node: Node, chosen: Frozen, item: Frozen) -> None:
+def _let_in(node: Node, chosen: Frozen, item: Frozen) -> str:
+    """Return the name of the account under which `item` may replicate from `chosen`."""
     assert node.settings.mysql_repl_password is not None
-    semisync.let_in(chosen.conn, item.state.server_uuid, node.settings.mysql_repl_password.value)
+    return semisync.let_in(chosen.conn, item.state.server_uuid, node.settings.mysql_repl_password.value)

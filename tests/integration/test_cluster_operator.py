@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pymysql
 import pytest
 
-from sandbox.cluster import Cluster
+from sandbox.cluster import DATABASE, Cluster
 from sandbox.node import Node
 from sandbox.packages import Packages
 from sandbox.servers import consul_ready
-from sandbox.writer import Writer
+from sandbox.writer import TABLE, Writer
 from tests.commands import on, shell
 from tests.documents import claimed, replaced, the_block
 from tests.integration.clusters import (
@@ -22,7 +24,9 @@ from tests.integration.clusters import (
     ask,
     consul,
     converged,
+    failover_step,
     kill_consul,
+    local,
     lock_session,
     look,
     manage,
@@ -94,6 +98,27 @@ def test_a_node_whose_priority_is_0_is_never_promoted(cluster: Cluster, client: 
     restart(never_chosen)
 
 
+def test_a_switchover_closes_the_primary_when_the_next_one_is_near(cluster: Cluster, client: Writer) -> None:
+    converged(cluster, 2)
+    _, (replica, _) = roles(cluster)
+    acknowledged = client.history.acknowledged
+    with local(replica) as conn, conn.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute(f"LOCK TABLES {DATABASE}.{TABLE} READ")  # its applier waits
+        count = len(acknowledged)
+        until(lambda: len(acknowledged) > count + 50, LONG, "the replica does not fall behind")
+        done = pool.submit(cluster.manage, "switchover", "--to", replica.name)
+        until(lambda: failover_step(cluster), LONG, "there is no runner", 0.02)
+        time.sleep(2.0)
+        count = len(acknowledged)
+        time.sleep(1.0)
+        written = len(acknowledged) - count
+        cursor.execute("UNLOCK TABLES")
+        assert done.result().returncode == 0, done.result().stderr
+    assert written > 3, f"{written} rows while it waits"
+    assert converged(cluster, 2)["primary_name"] == replica.name
+
+
+@pytest.mark.long
 def test_the_durability_changes_under_a_writer(cluster: Cluster, client: Writer) -> None:
     restart_all(cluster, DURABILITY="async")
     until(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from manager.decide.failover import Candidate, Choice, Watch, When, at_risk, choose, when
 from tests.unit.worlds import (
@@ -91,6 +91,7 @@ def candidate(name: str, executed: str, **changes: Any) -> Candidate:
         "drained": True,
         "priority": 100,
         "session": f"session of {name}",
+        "version": "9.7.4",
         "received": gtids(executed),
         "acknowledges": True,
         **changes,
@@ -152,6 +153,30 @@ class TestChoose:
         even = (candidate("n2", "A:1-10"), candidate("n3", "A:1-10"))
         assert choose(record(), even, only="n3").chosen == even[1]
         assert choose(record(), even, only="n3").rejected == {"n2": "n3 was asked for"}
+
+
+class TestSeries:
+    OLD: ClassVar[dict[str, Any]] = {"version": "5.7.22"}
+    NEW: ClassVar[dict[str, Any]] = {"version": "8.0.15", "priority": 200}
+
+    def test_among_equals_the_older_one_which_the_other_can_follow(self) -> None:
+        even = (candidate("n2", "A:1-10", **self.NEW), candidate("n3", "A:1-10", **self.OLD))
+        assert choose(record(), even).chosen == even[1]
+        semi = record(durability="semisync", members=("n2", "n3"))
+        assert choose(semi, even).chosen == even[1]
+
+    def test_the_newer_one_where_it_alone_has_everything(self) -> None:
+        ahead = (candidate("n2", "A:1-10", **self.NEW), candidate("n3", "A:1-9", **self.OLD))
+        assert choose(record(), ahead).chosen == ahead[0]
+        semi = record(durability="semisync", members=("n2", "n3"))
+        assert choose(semi, ahead).chosen == ahead[0]
+
+    def test_an_older_one_never_catches_up_from_a_newer_one(self) -> None:
+        held = candidate("n2", "A:1-10", version="8.0.15", priority=0)
+        choice = choose(record(), (held, candidate("n3", "A:1-9", **self.OLD)))
+        assert choice.chosen is None
+        assert choice.rejected["n3"] == "lacks 1 that n2 has: MySQL 5.7 cannot follow 8.0: upgrade it"
+        assert choose(record(), (held, candidate("n3", "A:1-9", version="8.0.15"))).catch_up_from == held
 
 
 class TestChooseAMember:

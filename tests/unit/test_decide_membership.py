@@ -39,6 +39,12 @@ class TestAdmit:
     def test_the_first_one(self) -> None:
         assert ask(members(), ATTACHED_C, primary=ALONE).step is Step.ADMIT
 
+    def test_none_of_an_older_series_and_the_older_of_two_first(self) -> None:
+        older = peer("node-3", replica(C, version="8.4.9"))
+        newer = peer("node-2", replica(version="9.7.4"))
+        assert ask(members(), older, primary=replace(ALONE, version="9.7.4")).step is Step.NONE
+        assert ask(members(), older, newer, primary=replace(ALONE, version="8.4.9")).uuid == C
+
     def test_no_more_than_sync_members(self) -> None:
         assert ask(members(B), MEMBER_B, ATTACHED_C, most=1).step is Step.NONE
 

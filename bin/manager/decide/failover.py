@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from manager.decide.series import cannot_follow
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Record
 from manager.gtid import GtidSet
+from manager.mysql.dialect import series
 from manager.view import Peer
 
 CLOSED_GRACE = 1.0
@@ -83,7 +85,7 @@ def _has_seen_more(peer: Peer, record: Record) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A frozen replica after its applier has drained; `session` is its live Consul session.
+    """A frozen replica after its applier has drained; `version` is its server's, `session` its live Consul session.
 
     `received` is `executed` and what its relay log holds beyond that; `acknowledges` tells whether its semi-sync
     variable is ON: one that restarted has it OFF, and may have forgotten what it acknowledged.
@@ -91,6 +93,7 @@ class Candidate:
 
     name: str
     uuid: str
+    version: str
     executed: GtidSet
     received: GtidSet
     acknowledges: bool
@@ -120,9 +123,9 @@ def choose(
 ) -> Choice:
     """Choose who becomes primary, by the durability that the record names (SPEC 7).
 
-    async: the most advanced of those that have not diverged, then by FAILOVER_PRIORITY, then by name. semisync:
-    such a node of A that has executed everything that any node of A has received; nobody unless every node of
-    A is here and can acknowledge.
+    async: the most advanced of those that have not diverged, then of the oldest series (whoever is older than the
+    primary cannot follow it), then by FAILOVER_PRIORITY, then by name. semisync: such a node of A that has executed
+    everything that any node of A has received; nobody unless every node of A is here and can acknowledge.
     """
     if record.durability == "semisync" and not forced:
         return _choose_member(record, candidates, only)
@@ -138,25 +141,32 @@ def choose(
             sound.append(candidate)
     if not sound:
         return Choice(chosen=None, reason="no replica can be promoted", rejected=rejected)
-    best = min(sound, key=lambda c: (-c.executed.count, -c.priority, c.name))
+    best = min(sound, key=_most_advanced)
     beside = [c.name for c in sound if not c.executed <= best.executed]
     if beside:
         reason = f"{best.name} and {', '.join(beside)} each have transactions that the other lacks"
         return Choice(chosen=None, reason=reason, rejected=rejected)
     able: list[Candidate] = []
     for candidate in sound:
+        lacks = (best.executed - candidate.executed).count
         if why := _unfit(candidate, only):
             rejected[candidate.name] = why
+        elif lacks and (why := cannot_follow(candidate.version, best.version)):
+            rejected[candidate.name] = f"lacks {lacks} that {best.name} has: {why}"
         else:
             able.append(candidate)
     if not able:
         return Choice(chosen=None, reason="no replica may be promoted", rejected=rejected)
-    chosen = min(able, key=lambda c: (-c.executed.count, -c.priority, c.name))
+    chosen = min(able, key=_most_advanced)
     lacks = (best.executed - chosen.executed).count
     if lacks:
         reason = f"{chosen.name} is the most advanced that may be promoted, and {best.name} has {lacks} more"
         return Choice(chosen=chosen, reason=reason, catch_up_from=best, rejected=rejected)
     return Choice(chosen=chosen, reason=f"{chosen.name} is the most advanced", rejected=rejected)
+
+
+def _most_advanced(candidate: Candidate) -> tuple[int, tuple[int, int], int, str]:
+    return -candidate.executed.count, series(candidate.version), -candidate.priority, candidate.name
 
 
 def _unfit(candidate: Candidate, only: str | None) -> str:
@@ -196,7 +206,7 @@ def _choose_member(record: Record, candidates: tuple[Candidate, ...], only: str 
             able.append(member)
     if not able:
         return Choice(chosen=None, reason="no member may be promoted", rejected=rejected)
-    chosen = min(able, key=lambda c: (-c.priority, c.name))
+    chosen = min(able, key=lambda c: (series(c.version), -c.priority, c.name))
     return Choice(
         chosen=chosen, reason=f"{chosen.name} has everything that a member received", rejected=rejected
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from manager.decide.series import cannot_follow
 from manager.discovery.record import Record
 from manager.gtid import GtidSet
 from manager.mysql.state import ServerState
@@ -57,6 +58,8 @@ def may_join(view: View, record: Record, primary: Peer) -> tuple[Join, str]:
         return Join.NOT_NOW, f"primary {primary.name} is not open"
     if theirs.server_id == mine.server_id:
         return Join.NOT_NOW, f"server_id {mine.server_id} is also that of {primary.name}: change NODE_NAME"
+    if why := cannot_follow(mine.version, theirs.version):
+        return Join.NOT_NOW, why
     extra = errant(mine, theirs)
     if extra:
         return Join.DIVERGED, f"diverged: {extra.count} transactions that {primary.name} lacks: {extra}"

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from manager.decide.series import cannot_follow
 from manager.discovery.record import Durability, Record
+from manager.mysql.dialect import series
 from manager.mysql.state import ServerState
 from manager.view import Peer
 from manager.watched import Watched
@@ -115,7 +117,7 @@ def _gone(member: str, good: set[str], restarted: set[str], watched: Watched) ->
 
 
 def _candidate(record: Record, primary: ServerState, peers: tuple[Peer, ...]) -> Peer | None:
-    """The attached replica that is nearest, those that may be promoted first."""
+    """The attached replica that is nearest; first those that may be promoted, then those of the oldest series."""
     attached = [
         p
         for p in peers
@@ -127,14 +129,17 @@ def _candidate(record: Record, primary: ServerState, peers: tuple[Peer, ...]) ->
         and p.state.replication is not None
         and p.state.replication.sql_running
         and (p.state.replication.lag or 0) <= NEAR
+        and not cannot_follow(p.state.version, primary.version)
     ]
     if not attached:
         return None
 
-    def order(peer: Peer) -> tuple[bool, int, str]:
-        assert peer.state is not None
-        assert peer.state.row is not None
-        return (peer.state.row.priority == 0, (primary.executed - peer.state.executed).count, peer.name)
+    def order(peer: Peer) -> tuple[bool, tuple[int, int], int, str]:
+        state = peer.state
+        assert state is not None
+        assert state.row is not None
+        behind = (primary.executed - state.executed).count
+        return (state.row.priority == 0, series(state.version), behind, peer.name)
 
     return min(attached, key=order)
 

@@ -20,6 +20,7 @@ from manager.errors import (
     TransactionRefused,
 )
 from manager.hooks import health, last
+from manager.mysql.state import serves
 from manager.node import Node
 from manager.view import primary_instance
 from manager.waiting import Deadline, pause, poll_until
@@ -120,7 +121,9 @@ def _wait_for_winner(node: Node, begun: ClusterView) -> None:
     holder = cluster.lock_holder if cluster.lock_session != before else None
     promoted = holder is not None and holder.name == node.name
     if promoted:
-        _wait_until_open(node)
+        if _opens(node):
+            with contextlib.suppress(ConsulError):
+                node.pilot.advertise("primary", passing=True, note="promoted")
         _check_own_health(node)
     elif holder is not None and old is not None and old.name == node.name:
         reason = f"the role went to {holder.name}"
@@ -131,13 +134,11 @@ def _wait_for_winner(node: Node, begun: ClusterView) -> None:
         _check_own_health(node)
 
 
-def _wait_until_open(node: Node) -> None:
-    """The runner opens this node's server; if that takes long, its own health does."""
+def _opens(node: Node) -> bool:
+    """Wait until the runner has opened this node's server; False if that takes long: then its own health does."""
     with contextlib.suppress(MySQLError), node.local() as conn:
-        poll_until(
-            lambda: conn.value("SELECT @@global.offline_mode OR @@global.read_only") == 0,
-            Deadline(WAIT_FOR_OPENING),
-        )
+        return poll_until(lambda: serves(conn), Deadline(WAIT_FOR_OPENING), interval=0.02)
+    return False
 
 
 def _check_own_health(node: Node) -> None:

@@ -6,14 +6,17 @@ import logging
 import time
 from collections.abc import Callable
 
-from manager import failover
+from manager import failover, rpladmin_check
 from manager.decide.failover import Watch, at_risk, choose, when
+from manager.decide.series import cannot_follow
 from manager.discovery.lock import Lock
 from manager.errors import AutopilotError, LockHeld, MySQLError, TimeIsUp, TransactionRefused
 from manager.mysql import operations
+from manager.mysql.guard import guard
+from manager.mysql.state import read_state
 from manager.node import Node
 from manager.priority import prefer
-from manager.promotion import Outcome, prospects
+from manager.promotion import Outcome, joined, prospects
 from manager.view import primary_instance, read_peers
 from manager.waiting import Deadline, pause, poll_until
 
@@ -60,7 +63,12 @@ def explain(node: Node, *, forced: bool) -> str:
     lines.append(f"would promote: {choice.chosen.name if choice.chosen else 'nobody'} ({choice.reason})")
     lines += [f"not {name}: {why}" for name, why in sorted(choice.rejected.items())]
     lines += [f"not {p.name}: it does not answer ({p.error})" for p in peers if p.state is None]
+    if choice.chosen is not None:
+        for peer in joined(peers, record):
+            if peer.state is not None and (why := cannot_follow(peer.state.version, choice.chosen.version)):
+                lines.append(f"would stay out: {peer.name}: {why}")
     lines += [f"at risk: {line}" for line in at_risk(record, choice, peers)]
+    lines.append(f"engine: {rpladmin_check.explain(node.settings, record)}")
     return "\n".join(lines)
 
 
@@ -91,6 +99,7 @@ def pre_stop(node: Node) -> int:
     try:
         holder = node.discovery.view().lock_holder
         if holder is not None and holder.name == node.name:
+            _stop_channels(node)
             outcome = _under_lock(node, "hand-over of a stop", hand_over, STOP_TIME)
             LOG.info("hand-over: %s", outcome.promoted or outcome.reason)
     except (AutopilotError, TimeIsUp) as error:
@@ -98,6 +107,12 @@ def pre_stop(node: Node) -> int:
     node.stops()
     _close_for_the_stop(node)
     return 0
+
+
+def _stop_channels(node: Node) -> None:
+    """They would go on in the closed server, with what only this one has then."""
+    with node.local(timeout=3.0) as conn, guard(conn):
+        operations.stop_channels(conn, read_state(conn).channels)
 
 
 def _close_for_the_stop(node: Node) -> None:

@@ -7,8 +7,9 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from manager import first_start, nodefile, process
+from manager import first_start, nodefile, process, rpladmin_check
 from manager.comeback import rebuild, trim
+from manager.decide.series import cannot_take_over, left_behind
 from manager.discovery.cluster import ClusterView
 from manager.errors import (
     AutopilotError,
@@ -22,19 +23,21 @@ from manager.errors import (
 )
 from manager.hooks import last, silence
 from manager.mysql import config, initialise
+from manager.mysql.dialect import series
 from manager.mysql.ownership import give_to_mysqld
 from manager.node import Node
 from manager.nodefile import NodeFile
+from manager.promotion import replicas
 from manager.snapshot import verify
 from manager.snapshot.catalogue import service_snapshots
 from manager.snapshot.guarded import restore_here
 from manager.snapshot.verdict import dethrone
+from manager.view import read_peers
 from manager.waiting import Deadline, pause
 
 LOG = logging.getLogger(__name__)
 
 CONSUL_WAIT = 600.0
-READS = 2
 TRIES = 2
 
 
@@ -49,11 +52,13 @@ def run(node: Node) -> int:
         _free_the_key(node)
         first_start.end(settings.run_dir)
         verify.clear(node)
+        _check_server(node)
         for name in (settings.socket, Path(f"{settings.socket}.lock"), settings.pid_file):
             name.unlink(missing_ok=True)
         settings.mysql_datadir.mkdir(parents=True, exist_ok=True)
         config.write_config(settings)
         config.write_init_file(settings)
+        rpladmin_check.check(settings)
         rebuild.exchange(node)
         _trim(node)
         _prepare(node)
@@ -89,6 +94,37 @@ def _free_the_key(node: Node) -> None:
         LOG.warning("could not free this node's session: %s", error)
 
 
+def _check_server(node: Node) -> None:
+    """Refuse a server that cannot have this data, or a primary's that its replicas could not follow any more.
+
+    Of the latter the key is free by now: another node becomes the primary, and then this one may start.
+    """
+    datadir, file = node.settings.mysql_datadir, node.file()
+    if file is None or nodefile.is_building(datadir) or not initialise.is_database(datadir):
+        return
+    installed = initialise.server_version(node.settings)
+    known = [version for version in (file.server, initialise.upgraded_to(datadir)) if version]
+    if known and (why := cannot_take_over(max(known, key=series), installed)):
+        raise ConfigError(f"MYSQL_DATADIR {datadir}: {why}")
+    if file.server and series(file.server) == series(installed):
+        return
+    try:
+        cluster = node.discovery.view()
+    except ConsulError as error:
+        LOG.warning("not known whether others could follow MySQL %s: %s", installed, error)
+        return
+    record = cluster.record
+    if record is None or record.primary != trim.server_uuid(datadir):
+        return
+    versions = {
+        other.name: other.state.version
+        for other in replicas(read_peers(node, cluster), record)
+        if other.state and other.state.replication and other.state.replication.source_uuid == record.primary
+    }
+    if why := left_behind(node.name, {**versions, node.name: installed}):
+        raise AutopilotError(f"{why}, or wait until another one is the primary")
+
+
 def _prepare(node: Node) -> None:
     datadir = node.settings.mysql_datadir
     wanted = nodefile.wanted_snapshot(datadir)
@@ -112,9 +148,11 @@ def _prepare(node: Node) -> None:
             file = _ask_whether_it_may_found(node, file, _wait_for_consul(node))
         node.write_file(file)
         return
-    others = [e.name for e in datadir.iterdir() if not e.name.startswith(".") and e.name != "lost+found"]
+    others = nodefile.contents(datadir)
     if others:
-        raise ConfigError(f"MYSQL_DATADIR {datadir} holds files, but no database ({others[0]}): empty it")
+        raise ConfigError(
+            f"MYSQL_DATADIR {datadir} holds files, but no database ({others[0].name}): empty it"
+        )
     _fill(node, wanted)
 
 
@@ -159,17 +197,15 @@ def _restore_last(node: Node, cluster: ClusterView) -> NodeFile | None:
         record, snapshot = cluster.record, cluster.last_snapshot
         if snapshot is None or (record is not None and snapshot.cluster_id != record.id):
             return None
-        for number in range(READS):
-            nodefile.begin_building(datadir)
-            try:
-                return _restore(node, snapshot.id)
-            except (SnapshotDamaged, ObjectMissing) as error:
-                LOG.error("%s", error)
-                nodefile.empty(datadir)
-                why = error
-            if number == READS - 1:
-                dethrone(node, snapshot.id)
-                cluster = _wait_for_consul(node)
+        nodefile.begin_building(datadir)
+        try:
+            return _restore(node, snapshot.id)
+        except (SnapshotDamaged, ObjectMissing) as error:
+            LOG.error("%s", error)
+            nodefile.empty(datadir)
+            why = error
+        dethrone(node, snapshot.id)
+        cluster = _wait_for_consul(node)
     raise why
 
 
