@@ -10,15 +10,17 @@ from pathlib import Path
 
 from manager import nodefile, process
 from manager.discovery.discovery import Discovery
-from manager.errors import TooManyConnections
+from manager.errors import ServerUnreachable, TooManyConnections
 from manager.flock import flocked
 from manager.mysql import config, connection
 from manager.mysql.connection import Connection
 from manager.pilot import open_pilot
 from manager.settings import Settings
 from manager.storage import Store, open_store
+from manager.waiting import Deadline, pause
 
 STOP_TIME = 60.0
+SPARE_TIME = 1.0
 
 
 class Node:
@@ -43,12 +45,23 @@ class Node:
         """A connection to this node's own server over its socket; see `connection.local` for the errors.
 
         Where clients have used up all connections it goes over the administrative port: that server is not dead.
+        TooManyConnections from one without such a port (5.6, 5.7), if the one connection that it spares for
+        privileged accounts is not free within SPARE_TIME.
         """
         try:
             return connection.local(self.settings, timeout=timeout)
         except TooManyConnections:
             address = config.admin_address(self.settings)
-            return connection.remote(self.settings, address, connection.ADMIN_PORT, timeout=timeout)
+            with contextlib.suppress(ServerUnreachable):
+                return connection.remote(self.settings, address, connection.ADMIN_PORT, timeout=timeout)
+        deadline = Deadline(SPARE_TIME)
+        while True:
+            try:
+                return connection.local(self.settings, timeout=timeout)
+            except TooManyConnections:
+                if deadline.over:
+                    raise
+            pause(0.1)
 
     def remote(self, address: str, port: int, *, timeout: float = 1.0) -> Connection:
         """A connection to another node's server as MYSQL_REPL_USER; errors as of `connection.remote`."""

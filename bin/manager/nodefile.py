@@ -11,14 +11,17 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from manager.errors import AutopilotError
 
+FORMAT = 1
 Origin = Literal["initialised", "restored", "adopted"]
 STATE_FILE = ".autopilot.json"
+LOST_AND_FOUND = "lost+found"
 BUILDING_FILE = ".autopilot-building"
 
 
@@ -30,9 +33,10 @@ class NodeFile:
     `may_found` tells whether the store was asked and has no snapshot of this service. `opened_epoch` is the epoch
     at which the server was open as the primary when it was last up, 0 if it was not the primary then.
     `scripts_done` tells that the users' first-start scripts have run in it; `snapshot` is
-    the one that was restored here.
+    the one that was restored here. `server` is the version of the server that has run on it last, empty if unknown.
     """
 
+    format: int = FORMAT
     origin: Origin
     cluster_id: str | None = None
     ready: bool = False
@@ -41,6 +45,7 @@ class NodeFile:
     opened_epoch: int = 0
     scripts_done: bool = False
     snapshot: str = ""
+    server: str = ""
 
     def joined(self, cluster_id: str, *, opened_epoch: int = 0) -> NodeFile:
         """The same data directory, now part of a cluster for good; as its primary where an epoch is given."""
@@ -48,16 +53,24 @@ class NodeFile:
 
 
 def read(datadir: Path) -> NodeFile | None:
-    """Return the file's content, or None where there is none; AutopilotError if it is damaged."""
+    """Return the file's content, or None where there is none; AutopilotError if it is damaged or of a newer format.
+
+    What a newer version of the same format has added is passed over, so that the older one can go on.
+    """
     path = datadir / STATE_FILE
     try:
-        return NodeFile(**json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text()))
+        form = int(found.get("format", FORMAT))
+        if form <= FORMAT:
+            names = {field.name for field in fields(NodeFile)}
+            return NodeFile(**{name: value for name, value in found.items() if name in names})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise AutopilotError(
             f"{path} is damaged ({error}); restore it or remove it to have the data adopted"
         ) from None
+    raise AutopilotError(f"{path} has format {form}; this version reads up to {FORMAT}, use a newer one")
 
 
 def write(datadir: Path, content: NodeFile) -> None:
@@ -100,11 +113,19 @@ def end_building(datadir: Path) -> None:
     _sync_directory(datadir)
 
 
+def contents(directory: Path) -> list[Path]:
+    """Return what belongs to a database in its directory, by name: everything that is not hidden, lost+found aside."""
+    return sorted(e for e in directory.iterdir() if not e.name.startswith(".") and e.name != LOST_AND_FOUND)
+
+
 def empty(datadir: Path) -> None:
     """Remove what a cut-off initialisation or restore left; the mark itself goes last, in `end_building`."""
-    for entry in datadir.iterdir():
-        if entry.name in (BUILDING_FILE, "lost+found"):
-            continue
+    remove(entry for entry in datadir.iterdir() if entry.name not in (BUILDING_FILE, LOST_AND_FOUND))
+
+
+def remove(entries: Iterable[Path]) -> None:
+    """Remove files, and directories with all that is in them."""
+    for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -45,10 +45,10 @@ class View:
     """All that `health` decides from. `cluster` is None when Consul gave no answer, for the reason `why`.
 
     `session` is this node's live session, None while it could not get one. `primary` is the server behind the
-    healthy primary service, read only when this node may have to follow it. `peers` are read only when the
-    record is gone or from the past, or Consul is away: they answer in the record's place. `comeback` tells how far
-    the return of a node that had diverged has come; `stopping` that pre_stop has closed this server; `first_start`
-    how far a founding node is with the users' scripts.
+    healthy primary service, read only when this node may have to follow it, or the record has changed. `peers` are
+    read only when the record is gone or from the past, or Consul is away: they answer in the record's place.
+    `comeback` tells how far the return of a node that had diverged has come; `stopping` that pre_stop has closed
+    this server; `first_start` how far a founding node is with the users' scripts.
     """
 
     name: str
@@ -207,9 +207,15 @@ def _with_others(node: Node, view: View) -> View:
         return replace(view, peers=read_peers(node, cluster))
     if record is not None and record.primary != server.server_uuid:
         instance = primary_instance(cluster)
-        if instance is not None and not replicates(server, instance):
+        # Whenever the primary's server has restarted, as another one maybe, it has changed the record.
+        if instance is not None and not (replicates(server, instance) and _has_seen(server, record)):
             return replace(view, primary=read_peer(node, instance))
     return view
+
+
+def _has_seen(server: ServerState, record: Record) -> bool:
+    row = server.row
+    return row is not None and (row.epoch, row.version) == (record.epoch, record.version)
 
 
 def follows(server: ServerState, instance: Instance) -> bool:

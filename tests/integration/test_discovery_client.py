@@ -266,6 +266,8 @@ def test_many_services_do_not_mix(start_consul: StartConsul, tmp_path: Path) -> 
     )
     theirs.discovery.found(record(), theirs.discovery.ensure_session())
     theirs.pilot.advertise("primary", passing=True, note="")
+    replica = make_node(theirs.settings.service_name, tmp_path / "3", node="node-2", address=consul.address)
+    replica.pilot.advertise("replica", passing=True, note="")
     seen = ours.discovery.view()
     assert (seen.record, seen.lock_session, dict(seen.sessions)) == (None, None, {})
     assert [one.service for one in seen.instances] in ([], ["node"])

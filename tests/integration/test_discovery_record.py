@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,17 @@ from pathlib import Path
 import pytest
 
 from manager.discovery.cluster import Instance
+from manager.discovery.discovery import Discovery
 from manager.discovery.record import Record, SnapshotRecord
-from manager.errors import LockLost, RecordError, SessionInvalid, TransactionRefused
+from manager.errors import ConsulUnavailable, LockLost, RecordError, SessionInvalid, TransactionRefused
+from manager.pilot.consul import agent_config
+from manager.settings import load
 from sandbox import servers
-from sandbox.packages import Packages
-from sandbox.processes import wait_for
+from sandbox.packages import ROOT, Packages
+from sandbox.processes import Process, wait_for
 from tests.integration.consul_nodes import Node, make_node, new_service, request, three_agents
+
+FAILED = 4  # serf's number for a member that is gone
 
 
 @pytest.fixture(scope="module")
@@ -342,3 +349,46 @@ def test_a_restored_consul_brings_dead_sessions_back_and_the_node_clears_its_own
         assert node.discovery.view().lock_session is None
         node.discovery.retake(later, node.discovery.view().record_index, new)
         assert node.discovery.view().record == later
+
+
+def test_an_agent_is_brought_to_a_consul_that_came_back_with_nothing(
+    packages: Packages, tmp_path: Path
+) -> None:
+    """By the program of the pilot that runs it. By itself it takes 13 s and more to find it (measured)."""
+    server, address = "127.0.42.26", "127.0.42.27"
+    environ = {
+        "PATH": f"{packages.consul.parent}:{os.environ['PATH']}",
+        "PILOT": "consul",
+        "CONSUL": server,
+        "CONSUL_AGENT": "1",
+        "CONSUL_CLIENT_ADDRESS": address,
+        "NODE_NAME": "node-1",
+        "NODE_ADDRESS": address,
+        "RUN_DIR": str(tmp_path / "run"),
+    }
+    settings = load(environ)
+    settings.run_dir.mkdir()
+    # Its hooks do nothing, with success: the server answers.
+    (settings.run_dir / "consul.json").write_text(json.dumps(agent_config(settings, ["true"])))
+    discovery = Discovery(settings)
+
+    def is_known() -> bool:
+        with contextlib.suppress(ConsulUnavailable):
+            return [one.passing for one in discovery.view().of("node")] == [True]
+        return False
+
+    def is_lost() -> bool:
+        members = request(address, "GET", "agent/members")
+        return [one["Status"] for one in members if one["Name"] == "consul"] == [FAILED]
+
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(servers.consul_server(packages, tmp_path / "first", address=server))
+        command = [str(packages.python), str(ROOT / "bin" / "pilot.py"), "agent"]
+        stack.callback(Process(command, log=tmp_path / "agent.log", env=environ).kill)
+        assert wait_for(is_known, 30.0), (tmp_path / "agent.log").read_text()
+        first.process.kill()
+        assert wait_for(is_lost, 20.0)
+        stack.enter_context(servers.consul_server(packages, tmp_path / "second", address=server))
+        assert wait_for(lambda: not is_lost(), 10.0)
+        assert wait_for(is_known, 30.0)
+        assert discovery.view().record is None

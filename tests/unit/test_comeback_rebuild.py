@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from manager.node import Node
 from manager.nodefile import NodeFile
 from manager.settings import load
 from tests.unit.kills import KilledError, kill_at
+from tests.unit.worlds import cluster, gtids, server, snapshot
 
 A = "aaaaaaaa-0000-4000-8000-000000000000"
 OLD = {
@@ -183,3 +185,23 @@ def test_what_counts_as_saved(node: Node) -> None:
     assert comeback.has_saved(GtidSet.parse(f"{A}:6-9"))
     assert not comeback.has_saved(GtidSet.parse(f"{A}:6-10"))
     assert not comeback.now(Phase.SAVING).has_saved(GtidSet.parse(f"{A}:6"))
+
+
+def test_a_copy_that_fails_is_tried_again_less_and_less_often() -> None:
+    comeback = Comeback(phase=Phase.SAVED, cluster_id="c", server_uuid="u", folder="", extra="")
+    assert comeback.waits(1000.0) == 0.0
+    failed = [replace(comeback, failures=number, failed_at=1000.0) for number in range(1, 10)]
+    assert [one.waits(1000.0) for one in failed] == [5, 10, 20, 40, 80, 160, 320, 600, 600]
+    assert failed[0].waits(1004.0) == 1.0
+    assert failed[0].waits(1006.0) == 0.0
+    assert failed[0].waits(10.0) == 5.0, "a clock that was set back makes it wait for ever"
+
+
+def test_a_copy_is_made_of_a_snapshot_of_this_cluster_that_the_primary_fits() -> None:
+    sound = cluster(last_snapshot=snapshot())
+    assert rebuild._usable(sound, server()) == snapshot()
+    assert rebuild._usable(sound, server(purged=gtids("A:1-8"))) == snapshot()
+    assert rebuild._usable(sound, server(purged=gtids("A:1-9"))) is None
+    assert rebuild._usable(sound, server(executed=gtids("A:1-7"))) is None
+    assert rebuild._usable(cluster(last_snapshot=snapshot(cluster_id="cluster-2")), server()) is None
+    assert rebuild._usable(cluster(), server()) is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from manager.comeback import save
@@ -13,7 +16,7 @@ from manager.comeback.save import Piece, folder_name, held_by, whole_file
 from manager.errors import ComebackError, StoreError
 from manager.gtid import GtidSet
 from manager.node import Node
-from manager.settings import load
+from manager.settings import Secret, load
 from tests.unit.binlog_files import BinlogFile
 
 A = "aaaaaaaa-0000-4000-8000-000000000000"
@@ -76,6 +79,31 @@ def test_head_and_tail(node: Node) -> None:
     assert str(held_by([tail])) == f"{A}:9-10"
     save.save(node, FOLDER, GtidSet.parse(f"{A}:9-10"), [tail], {})
     assert stored(node)["binlog.000002"] == file.data[: file.head] + file.data[file.at[3] :]
+
+
+def test_with_a_key_all_but_the_description_is_encrypted(node: Node) -> None:
+    key = pyrage.x25519.Identity.generate()
+    node.settings = replace(node.settings, snapshot_key=(Secret(str(key)),))
+    file, path = last_binlog(node)
+    save.save(node, FOLDER, GtidSet.parse(f"{A}:9-10"), [whole_file(path)], {})
+    found = stored(node)
+    assert set(found) == {"binlog.000002.age", "diverged.json"}
+    sealed = found["binlog.000002.age"]
+    assert pyrage.decrypt(sealed, [key]) == file.data
+    description = json.loads(found["diverged.json"])
+    assert (description["encryption"], description["recipient"]) == ("age", str(key.to_public()))
+    (entry,) = description["files"]
+    assert (entry["name"], entry["object"]) == ("binlog.000002", f"{FOLDER}/binlog.000002.age")
+    assert (entry["size"], entry["sha256"]) == (len(sealed), hashlib.sha256(sealed).hexdigest())
+
+
+def test_with_a_key_what_cannot_be_read_is_told_as_ever(node: Node) -> None:
+    node.settings = replace(node.settings, snapshot_key=(Secret(str(pyrage.x25519.Identity.generate())),))
+    _, path = last_binlog(node)
+    longer = Piece(path, ((0, path.stat().st_size + 1),))
+    with pytest.raises(ComebackError, match="has become shorter while it was saved"):
+        save.save(node, FOLDER, GtidSet.parse(f"{A}:10"), [longer], {})
+    assert stored(node) == {}
 
 
 def test_what_is_in_no_binlog_cannot_be_saved(node: Node) -> None:

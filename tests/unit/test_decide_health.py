@@ -15,6 +15,7 @@ from tests.unit.worlds import (
     A,
     B,
     C,
+    channel,
     closed,
     cluster,
     gtids,
@@ -199,6 +200,16 @@ class TestReplica:
         expect(view("node-2", server=stopped, primary=peer("node-1", server())), Action.START, "is stopped")
         expect(view("node-2", server=stopped, primary=peer("node-1", None)), Action.WAIT, "does not answer")
 
+    def test_replicates_under_its_own_account_where_that_can_be_cut_off(self) -> None:
+        foreign = source(io_running="No", sql_running=False, source_user="repl")
+        expect(
+            view("node-2", server=closed(replication=foreign), primary=peer("node-1", server())),
+            Action.FOLLOW,
+            "as repl",
+        )
+        without = closed(replication=foreign, semisync=None)
+        expect(view("node-2", server=without, primary=peer("node-1", server())), Action.START, "is stopped")
+
     def test_says_why_replication_fails(self) -> None:
         failed = replica(replication=source(sql_running=False, sql_error="1062 duplicate"))
         expect(view("node-2", server=failed, primary=peer("node-1", server())), Action.WAIT, "1062 duplicate")
@@ -213,9 +224,17 @@ class TestReplica:
         connecting = replica(replication=source(io_running="Connecting"))
         expect(view("node-2", server=connecting, primary=peer("node-1", server())), Action.WAIT, "connecting")
 
+    def test_both_threads_running_from_elsewhere_are_not_enough(self) -> None:
+        old = replica(replication=source(source_host="127.0.9.77"))
+        expect(view("node-2", server=old, primary=peer("node-1", server())), Action.FOLLOW, "is the primary")
+        another = replica(replication=source(source_uuid=C))
+        expect(view("node-2", server=another), Action.WAIT, "from a server that is not node-1")
+
     def test_too_far_behind(self) -> None:
         slow = replica(replication=source(lag=90))
         expect(view("node-2", server=slow, max_lag=60), Action.WAIT, "90 s behind")
+        unknown = replica(replication=source(lag=None))
+        expect(view("node-2", server=unknown, max_lag=60), Action.WAIT, "None s behind")
 
     def test_never_stays_writable(self) -> None:
         expect(view("node-2", server=server(B)), Action.CLOSE, "belongs to node-1")
@@ -458,10 +477,13 @@ class TestConsulAway:
 
     def test_else_its_lease_runs_out(self) -> None:
         known = frozenset({"node-2 127.0.9.2 3306", "node-3 127.0.9.3 3306"})
-        lost = (peer("node-2", replica()), peer("node-3", None))
-        seen = view(cluster=None, why="no leader", known=known, peers=lost)
-        expect(seen, Action.SERVE, "not attached: node-3")
-        assert not decide(seen).confirmed
+        connecting = replica(C, replication=source(io_running="Connecting"))
+        elsewhere = replica(C, replication=source(source_uuid=B))
+        for other in (None, connecting, elsewhere):
+            lost = (peer("node-2", replica()), peer("node-3", other))
+            seen = view(cluster=None, why="no leader", known=known, peers=lost)
+            expect(seen, Action.SERVE, "not attached: node-3")
+            assert not decide(seen).confirmed
 
     def test_a_semisync_primary_goes_on_while_a_member_is_attached(self) -> None:
         own = record(durability="semisync", members=(B,), version=5)
@@ -478,5 +500,42 @@ class TestConsulAway:
             view("node-2", server=replica(), cluster=None, why="refused"), Action.REPLICATE, "without Consul"
         )
 
+    @pytest.mark.parametrize("fault", [{"io_running": "Connecting"}, {"sql_running": False}])
+    def test_a_replica_whose_replication_does_not_run_is_none(self, fault: dict[str, Any]) -> None:
+        stopped = replica(replication=source(**fault))
+        expect(view("node-2", server=stopped, cluster=None, why="refused"), Action.WAIT, "refused")
+
     def test_a_closed_server_stays_closed(self) -> None:
         expect(view(server=closed(A), cluster=None, why="refused"), Action.WAIT, "refused")
+
+
+class TestSeries:
+    OLDER = "MySQL 5.7 cannot follow 9.7: upgrade it"
+
+    def test_an_older_server_does_not_join_whatever_else_it_has(self) -> None:
+        for executed in ("A:1-9", "A:1-10,B:1"):
+            old = closed(B, version="5.7.22", executed=gtids(executed))
+            expect(view("node-2", server=old, primary=peer("node-1", server())), Action.WAIT, self.OLDER)
+
+    def test_it_leaves_a_primary_that_has_become_newer(self) -> None:
+        old = replica(version="5.7.22")
+        seen = view("node-2", server=old, primary=peer("node-1", server()))
+        expect(seen, Action.LEAVE, self.OLDER)
+        expect(replace(seen, server=replica()), Action.REPLICATE, "replica of node-1")
+        expect(view("node-2", server=old), Action.REPLICATE, "replica of node-1")
+
+
+class TestChannels:
+    def test_a_replica_has_none_that_runs(self) -> None:
+        seen = view("node-2", server=replica(channels=(channel("C:1-5"),)))
+        expect(seen, Action.PART, "a replica has all from node-1, and nothing by the channel moving_in")
+        stopped = replica(channels=(channel("C:1-5", runs=False),))
+        expect(view("node-2", server=stopped), Action.REPLICATE, "replica of node-1")
+
+    def test_a_former_primary_is_closed_before_and_compared_after(self) -> None:
+        former = server(B, channels=(channel("C:1-5"),))
+        expect(view("node-2", server=former), Action.CLOSE, "belongs to node-1")
+        expect(view("node-2", server=replace(former, super_read_only=True)), Action.PART, "moving_in")
+
+    def test_the_primary_keeps_its_own(self) -> None:
+        expect(view(server=server(channels=(channel("C:1-5"),))), Action.SERVE, "primary at epoch 1")

@@ -153,7 +153,15 @@ def test_a_snapshots_time_may_have_fractions() -> None:
     assert SnapshotRecord.from_json(json.dumps(fields)) == snapshot()
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"id": "x", "dt": "2016-01-01T00:00:00"}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"id": "x"}'])
 def test_damaged_snapshot_records(text: str) -> None:
     with pytest.raises(RecordError, match="last snapshot's entry in Consul is damaged"):
+        SnapshotRecord.from_json(text)
+
+
+def test_the_original_projects_last_backup_is_told_from_damage() -> None:
+    text = '{"id": "mysql-backup-2016-11-05T02-00-00Z", "dt": "2016-11-05T02:00:00.000000Z"}'
+    with pytest.raises(
+        RecordError, match=r"LAST_BACKUP_KEY\) is the original project's, .* docs/moving-in\.md"
+    ):
         SnapshotRecord.from_json(text)

@@ -8,13 +8,25 @@ from typing import Any
 from manager.discovery.cluster import ClusterView, Instance, Service
 from manager.discovery.record import Record, SnapshotRecord
 from manager.gtid import GtidSet
-from manager.mysql.state import LocalRow, ReplicationState, SemisyncState, ServerState
+from manager.mysql.dialect import Capabilities
+from manager.mysql.semisync import account
+from manager.mysql.state import Channel, LocalRow, ReplicationState, SemisyncState, ServerState
 from manager.nodefile import NodeFile
 from manager.view import Peer, View
 
 A, B, C = (f"{letter * 8}-0000-0000-0000-000000000000" for letter in "abc")
 ADDRESS = {"node-1": "127.0.9.1", "node-2": "127.0.9.2", "node-3": "127.0.9.3"}
 SESSIONS = {"node-1": "session-1", "node-2": "session-2", "node-3": "session-3"}
+
+EVERYTHING = Capabilities(
+    super_read_only=True,
+    offline_mode=True,
+    clone=True,
+    semisync=True,
+    auth_socket=True,
+    tls=True,
+    performance_schema=True,
+)
 
 
 def gtids(text: str) -> GtidSet:
@@ -45,11 +57,11 @@ def record(**changes: Any) -> Record:
 
 
 def source(**changes: Any) -> ReplicationState:
-    """Replication from node-1, running, everything applied."""
+    """node-2's replication from node-1, running, everything applied."""
     sound = ReplicationState(
         source_host=ADDRESS["node-1"],
         source_port=3306,
-        source_user="repl",
+        source_user=account(B),
         source_uuid=A,
         auto_position=True,
         io_running="Yes",
@@ -63,6 +75,11 @@ def source(**changes: Any) -> ReplicationState:
         applied_all=True,
     )
     return replace(sound, **changes)
+
+
+def channel(retrieved: str, *, runs: bool = True) -> Channel:
+    """A person's channel, which has brought `retrieved`."""
+    return Channel(name="moving_in", runs=runs, retrieved=gtids(retrieved))
 
 
 def row(uuid: str, seen: Record | None, *, opened: int = 0) -> LocalRow:
@@ -93,6 +110,7 @@ def server(uuid: str = A, **changes: Any) -> ServerState:
         server_uuid=uuid,
         server_id=ord(uuid[0]),
         version="9.7.4",
+        capabilities=EVERYTHING,
         read_only=False,
         super_read_only=False,
         offline_mode=False,

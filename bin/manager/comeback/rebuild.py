@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from manager import nodefile
 from manager.comeback import state
 from manager.comeback.state import Comeback, Phase
 from manager.discovery.cluster import ClusterView
@@ -24,18 +25,18 @@ from manager.mysql.initialise import is_database
 from manager.mysql.state import ServerState
 from manager.node import Node
 from manager.nodefile import NodeFile
-from manager.snapshot import clone
+from manager.snapshot.engines import clone
 from manager.snapshot.guarded import restore_here
 from manager.snapshot.progress import Pace
+from manager.snapshot.room import check_room
 from manager.snapshot.verdict import dethrone
-from manager.storage.base import sync_directory
+from manager.storage.base import sync_directory, sync_tree
 from manager.view import Peer
 
 LOG = logging.getLogger(__name__)
 
 NEW = "new"
 OLD = "old"
-SPARED = "lost+found"
 # A node's own configuration, which no copy of another server has: SET PERSIST, certificates.
 CARRIED = ("mysqld-auto.cnf", "*.pem")
 
@@ -78,7 +79,8 @@ def fetch(node: Node, conn: Connection, cluster: ClusterView, primary: Peer, pla
             dethrone(node, snapshot.id)
             raise
         source = f"snapshot {snapshot.id}"
-    _sync_tree(target)
+    sync_tree(target)
+    sync_directory(place)
     return source
 
 
@@ -101,7 +103,7 @@ def _clone(node: Node, conn: Connection, primary: Peer, target: Path) -> None:
     with node.remote(primary.address, primary.port, timeout=5.0) as there:
         clone.refuse_other_engines(there)
         expected = clone.data_size(there)
-    clone.check_room(target.parent, expected, "the file system of", "a copy of the primary")
+    check_room(target.parent, expected, "the file system of", "a copy of the primary")
     donor = clone.Donor(
         host=primary.address,
         port=primary.port,
@@ -110,12 +112,12 @@ def _clone(node: Node, conn: Connection, primary: Peer, target: Path) -> None:
     )
     pace = Pace(None, f"cloning {primary.name}", expected)
     if not target.is_relative_to(settings.mysql_datadir.resolve()):
-        clone.copy(settings, conn, target, pace, expected, donor=donor)
+        clone.copy_into(settings, conn, target, pace, expected, donor=donor)
         return
     # The server refuses to clone into its own data directory: by way of SCRATCH_DIR.
     with node.alone("snapshot"), clone.workspace(settings, conn) as scratch:
         clone.check_space(settings, expected)
-        clone.copy(settings, conn, scratch / NEW, pace, expected, donor=donor)
+        clone.copy_into(settings, conn, scratch / NEW, pace, expected, donor=donor)
         try:
             shutil.copytree(scratch / NEW, target)
         except OSError as error:
@@ -129,15 +131,6 @@ def _usable(cluster: ClusterView, primary: ServerState | None) -> SnapshotRecord
         return None
     taken = GtidSet.parse(snapshot.gtid)
     return snapshot if primary.purged <= taken <= primary.executed else None
-
-
-def _sync_tree(top: Path) -> None:
-    for directory, _, names in os.walk(top):
-        for name in names:
-            with open(Path(directory, name), "rb") as file:
-                os.fsync(file.fileno())
-        sync_directory(Path(directory))
-    sync_directory(top.parent)
 
 
 # --- The exchange -------------------------------------------------------------------------------
@@ -190,10 +183,8 @@ def _no_copy(datadir: Path, comeback: Comeback, old: Path) -> None:
 
 
 def _contents(directory: Path) -> list[Path]:
-    """What belongs to the database: everything that is not hidden. None if the directory is not there."""
-    if not directory.is_dir():
-        return []
-    return sorted(e for e in directory.iterdir() if not e.name.startswith(".") and e.name != SPARED)
+    """What belongs to the database. None if the directory is not there."""
+    return nodefile.contents(directory) if directory.is_dir() else []
 
 
 def _move(entries: list[Path], target: Path) -> None:

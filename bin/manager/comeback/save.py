@@ -2,13 +2,12 @@
 
 In the store, under one folder per divergence: the binlogs that hold them, `transactions.sql` (the same for
 people, where mysqlbinlog is installed), and last `diverged.json`, which says what is there. A folder without it
-is not complete.
+is not complete. With SNAPSHOT_KEY all but `diverged.json`, which holds no data, is encrypted, and named `*.age`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import subprocess
@@ -27,6 +26,8 @@ from manager.gtid import GtidSet
 from manager.mysql.initialise import program
 from manager.mysql.state import ServerState
 from manager.node import Node
+from manager.snapshot.encryption import Keys
+from manager.snapshot.pipeline import Digest
 from manager.storage.base import CHUNK, Store
 
 LOG = logging.getLogger(__name__)
@@ -96,10 +97,10 @@ def save(node: Node, folder: str, extra: GtidSet, pieces: Sequence[Piece], facts
         raise ComebackError(
             f"{missing.count} of its extra transactions are in no binlog of its own: {missing}"
         )
-    store = node.store
+    store, keys = node.store, Keys(node.settings)
     with contextlib.suppress(StoreError):
         store.clear_leftovers(lambda name: name.startswith(_prefix(node)))
-    files = [_put(store, _object(store, folder, piece.path.name), piece) for piece in pieces]
+    files = [_put(store, keys, folder, piece) for piece in pieces]
     description = {
         "format": FORMAT,
         "node": node.title,
@@ -107,8 +108,10 @@ def save(node: Node, folder: str, extra: GtidSet, pieces: Sequence[Piece], facts
         "at": int(time.time()),
         "extra": str(extra),
         **facts,
+        "encryption": keys.encryption,
+        "recipient": keys.recipient,
         "files": files,
-        "decoded": _decoded(node, folder, extra, pieces),
+        "decoded": _decoded(node, keys, folder, extra, pieces),
     }
     store.put_bytes(_object(store, folder, DESCRIPTION), json.dumps(description, indent=1).encode() + b"\n")
     LOG.info("%d extra transactions are saved as %s", extra.count, folder)
@@ -122,24 +125,27 @@ def _object(store: Store, folder: str, name: str) -> str:
     return f"{folder}/{name}" if store.folders else f"{folder}.{name}"
 
 
-def _put(store: Store, name: str, piece: Piece) -> dict[str, Any]:
-    digest = hashlib.sha256()
+def _put(store: Store, keys: Keys, folder: str, piece: Piece) -> dict[str, Any]:
+    """Store a piece; returns what the description says of it, whose size and sha256 are of what is stored."""
+    name = _object(store, folder, piece.path.name + keys.suffix)
+    digest = Digest()
     size = sum(end - start for start, end in piece.parts)
-    path = store.put_stream(name, _content(piece, digest), at_most=size)
+    with contextlib.closing(keys.encrypt(_content(piece))) as chunks:
+        path = store.put_stream(name, digest.follow(chunks), at_most=keys.at_most(size))
     with contextlib.suppress(CannotList):
         stored = store.stat(name).size
-        if stored != size:
-            raise StoreError(f"{path} has {stored} bytes, but {size} were sent")
+        if stored != digest.size:
+            raise StoreError(f"{path} has {stored} bytes, but {digest.size} were sent")
     return {
         "name": piece.path.name,
         "object": name,
-        "size": size,
-        "sha256": digest.hexdigest(),
+        "size": digest.size,
+        "sha256": digest.sha256,
         "parts": piece.parts,
     }
 
 
-def _content(piece: Piece, digest: Any) -> Iterator[bytes]:
+def _content(piece: Piece) -> Iterator[bytes]:
     try:
         with open(piece.path, "rb") as file:
             for start, end in piece.parts:
@@ -149,7 +155,6 @@ def _content(piece: Piece, digest: Any) -> Iterator[bytes]:
                     chunk = file.read(min(CHUNK, left))
                     if not chunk:
                         raise ComebackError(f"{piece.path} has become shorter while it was saved")
-                    digest.update(chunk)
                     left -= len(chunk)
                     yield chunk
     except OSError as error:
@@ -159,7 +164,7 @@ def _content(piece: Piece, digest: Any) -> Iterator[bytes]:
 # --- For people ---------------------------------------------------------------------------------
 
 
-def _decoded(node: Node, folder: str, extra: GtidSet, pieces: Sequence[Piece]) -> str | None:
+def _decoded(node: Node, keys: Keys, folder: str, extra: GtidSet, pieces: Sequence[Piece]) -> str | None:
     """Store what mysqlbinlog makes of them and return the object's name; None if it cannot: the raw files count."""
     try:
         command = [program(node.settings, "mysqlbinlog"), "--no-defaults", "--force-if-open", "-vv"]
@@ -170,9 +175,10 @@ def _decoded(node: Node, folder: str, extra: GtidSet, pieces: Sequence[Piece]) -
         command.append(f"--include-gtids={extra}")
     command.append(f"--start-position={_first(pieces[0], extra)}")
     command += [f"--stop-position={pieces[-1].end}", *(str(piece.path) for piece in pieces)]
-    name = _object(node.store, folder, DECODED)
+    name = _object(node.store, folder, DECODED + keys.suffix)
     try:
-        node.store.put_stream(name, _output(command))
+        with contextlib.closing(keys.encrypt(_output(command))) as chunks:
+            node.store.put_stream(name, chunks)
     except ComebackError as error:
         LOG.warning("not decoded: %s", error)
         return None

@@ -17,6 +17,8 @@ from manager.gtid import GtidSet
 from manager.storage.base import sync_directory
 
 FILE = ".autopilot-comeback.json"
+FIRST_PAUSE = 5.0
+LONGEST_PAUSE = 600.0
 
 
 class Phase(StrEnum):
@@ -38,7 +40,8 @@ class Comeback:
 
     `server_uuid` is the server that had them, `note` what the last attempt failed with. `place` is the directory
     beside the data that holds the copy (from `source`, at `epoch`, complete at `copied_at`, epoch seconds) and
-    in it `old`, the former files. `cut_file` is to be cut at byte `cut_at`.
+    in it `old`, the former files. `cut_file` is to be cut at byte `cut_at`. `failures` copies in
+    a row have failed, the last one at `failed_at`.
     """
 
     phase: Phase
@@ -54,10 +57,19 @@ class Comeback:
     copied_at: float = 0.0
     cut_file: str = ""
     cut_at: int = 0
+    failures: int = 0
+    failed_at: float = 0.0
 
     def has_saved(self, extra: GtidSet) -> bool:
         """True if all of `extra` is in the store."""
         return self.phase is not Phase.SAVING and extra <= GtidSet.parse(self.extra)
+
+    def waits(self, now: float) -> float:
+        """Seconds until a copy may be tried again: 5 s after the first failure, then twice as long each, to 10 min."""
+        if not self.failures:
+            return 0.0
+        pause = min(FIRST_PAUSE * 2.0 ** (self.failures - 1), LONGEST_PAUSE)
+        return max(0.0, min(self.failed_at + pause - now, pause))  # the clock may have been set back
 
     def now(self, phase: Phase, **changes: Any) -> Comeback:
         """The next phase; a note on what failed before is dropped."""

@@ -12,10 +12,12 @@ from enum import Enum
 
 from manager.decide.comeback import bars_a_rebuild, next_step
 from manager.decide.join import Join, errant, may_join, received
+from manager.decide.series import cannot_follow
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Record
 from manager.first_start import Phase
 from manager.gtid import GtidSet
+from manager.mysql.semisync import account
 from manager.view import Peer, View, primary_instance, replicates
 
 
@@ -34,6 +36,8 @@ class Action(Enum):
     CLOSE = "close this server"
     FOLLOW = "replicate from the primary"
     START = "start replication again"
+    LEAVE = "stop replicating from a server of a newer series"
+    PART = "stop the channels that are none of ours"
     REPLICATE = "serve as a replica"
     COME_BACK = "save what this diverged server has beyond the primary, then rebuild it"
     BEGIN_ANEW = "throw away this node's own empty database and restore a snapshot"
@@ -162,6 +166,10 @@ def _another_named(view: View, cluster: ClusterView, record: Record) -> Decision
         )
     if not view.server.super_read_only:
         return Decision(Action.CLOSE, f"epoch {record.epoch} belongs to {record.primary_name}")
+    if others := view.server.further_sources:
+        return Decision(
+            Action.PART, f"a replica has all from {record.primary_name}, and nothing by the channel {others}"
+        )
     if view.file.origin == "adopted" and not view.file.ready:
         return Decision(Action.WAIT, "an adopted data directory never joins: its rows may be in no binlog")
     if record.state == "founding":
@@ -205,6 +213,11 @@ def _compared(view: View, record: Record, primary: Peer) -> Decision:
     )
     if source is None or not pointed:
         return Decision(Action.FOLLOW, f"{primary.name} is the primary, {reason}")
+    if view.server.semisync is not None and source.source_user != account(view.server.server_uuid):
+        # The primary could not cut it off (I2). mysqlrpladmin re-points so, and the server was upgraded afterwards.
+        return Decision(
+            Action.FOLLOW, f"it replicates from {primary.name} as {source.source_user}, not as itself"
+        )
     if source.io_errno in NOT_LET_IN:
         return Decision(Action.FOLLOW, f"{primary.name} does not let this node in: attaching again")
     if source.sql_error or (source.io_running == "No" and not _may_pass(source.io_errno)):
@@ -238,6 +251,9 @@ def _replicating(view: View, record: Record) -> Decision:
     source = view.server.replication
     if source is None or source.source_uuid != record.primary:
         return Decision(Action.WAIT, f"replicating from a server that is not {record.primary_name}")
+    theirs = view.primary.state if view.primary is not None else None
+    if theirs is not None and (why := cannot_follow(view.server.version, theirs.version)):
+        return Decision(Action.LEAVE, why)
     if view.max_lag is not None and (source.lag is None or source.lag > view.max_lag):
         return Decision(Action.WAIT, f"replica is {source.lag} s behind, REPLICA_MAX_LAG is {view.max_lag}")
     return Decision(Action.REPLICATE, f"replica of {record.primary_name} at epoch {record.epoch}")

@@ -77,6 +77,7 @@ class Lock:
     def step(self, text: str) -> None:
         """Write the step into the lock's value; LockLost if the lock is no longer ours."""
         self.check()
+        _log.debug("%s: %s", self._what, text)
         try:
             self._client.transaction(
                 [

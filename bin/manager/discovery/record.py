@@ -31,7 +31,8 @@ class Record:
     """Who is primary, at which epoch, and who may acknowledge its commits.
 
     `primary`, `primaries` (of all epochs, oldest first, each once) and `members` are server_uuids;
-    `base` is the GTID set with which the founder began: transactions of servers that this cluster never had.
+    `base` is the GTID set with which the founder began, and what primaries have executed of other servers since:
+    transactions of servers that were never a primary of this cluster (`decide.foreign`).
     `at`, of the last change of the primary, is in seconds since 1970; `history` has the last promotions, for people.
     """
 
@@ -126,6 +127,10 @@ class Record:
             self, version=self.version + 1, members=members, durability=durability or self.durability
         )
 
+    def beginning_with(self, base: str) -> Record:
+        """The same with another `base`."""
+        return replace(self, version=self.version + 1, base=base)
+
     def touched(self, *, primary_name: str | None = None) -> Record:
         """The same content under the next version: whatever was on its way to replace this one is refused.
 
@@ -198,6 +203,10 @@ class SnapshotRecord:
         """Return the entry in `text`; RecordError if it is damaged."""
         what = "the last snapshot's entry in Consul"
         fields = _object(text, what)
+        if "dt" in fields and "cluster_id" not in fields:
+            raise RecordError(
+                f"{what} (LAST_BACKUP_KEY) is the original project's, which is not read here: see docs/moving-in.md"
+            )
         try:
             return SnapshotRecord(
                 size=_of(fields, "size", int),

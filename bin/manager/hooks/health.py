@@ -23,7 +23,7 @@ from manager.errors import (
     Unhealthy,
 )
 from manager.hooks import known, last, members, silence
-from manager.hooks.steps import STEPS, Work, enable_events
+from manager.hooks.steps import STEPS, Work, enable_events, take_in
 from manager.hooks.verdict import Verdict, advertise, gauges, judge, start_long, start_on_change
 from manager.mysql import operations
 from manager.mysql.connection import Connection
@@ -47,6 +47,7 @@ def run(node: Node, ask: str | None) -> int:
             silence.over(node)
             if work is not None:
                 members.see_to(work)
+                take_in(work)
                 enable_events(work)
     except ServerUnreachable as error:
         silence.goes_on(node)
@@ -85,6 +86,9 @@ def check(node: Node, conn: Connection) -> tuple[Verdict, Work | None]:
     file = node.file()
     if file is None:
         return Verdict("unassigned", False, "pre_start has not prepared this data directory"), None
+    if file.server != conn.version:
+        file = replace(file, server=conn.version)
+        node.write_file(file)
     decision, view = _settle(node, conn, file)
     verdict = judge(decision, view)
     last.keep(node.settings.run_dir, role=verdict.role, healthy=verdict.healthy, reason=verdict.reason)

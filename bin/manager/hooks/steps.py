@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from manager import membership, nodefile
+from manager.decide import foreign
 from manager.decide.health import Action, Decision, newest_copy
 from manager.decide.join import received
 from manager.discovery.cluster import ClusterView
 from manager.discovery.record import Durability, Origin, Record
 from manager.errors import (
+    ConfigError,
     ConsulError,
     GuardBusy,
     MySQLError,
@@ -23,6 +25,7 @@ from manager.errors import (
     SessionInvalid,
     TransactionRefused,
 )
+from manager.gtid import GtidSet
 from manager.hooks import known
 from manager.mysql import accounts, operations, semisync
 from manager.mysql.connection import Connection
@@ -103,6 +106,10 @@ def _found(work: Work) -> None:
 
 def wanted_durability(node: Node, server: ServerState) -> Durability:
     """The durability of a cluster that this node founds: DURABILITY, or semisync where the plugins are there."""
+    if node.settings.durability == "semisync" and server.semisync is None:
+        raise ConfigError(
+            f"DURABILITY: semisync needs semi-sync plugins, which MySQL {server.version} here lacks"
+        )
     if node.settings.durability is not None:
         return node.settings.durability
     return "semisync" if server.semisync is not None else "async"
@@ -204,6 +211,22 @@ def _serve(work: Work) -> None:
         node.write_file(view.file.joined(work.record.id, opened_epoch=work.record.epoch))
 
 
+def take_in(work: Work) -> None:
+    """Write into the record which transactions of other servers are the cluster's own (`decide.foreign`)."""
+    server, conn = work.view.server, work.conn
+    try:
+        nodes = semisync.accounts(conn) if server.further_sources else {}
+        base = foreign.base(work.record, server, frozenset(nodes))
+        if base == GtidSet.parse(work.record.base):
+            return
+        record = work.record.beginning_with(str(base))
+        work.node.discovery.update(record, work.cluster.record_index, work.session)
+    except (MySQLError, ConsulError) as error:
+        LOG.info("what came from other servers is written into the record later: %s", error)
+        return
+    LOG.info("of other servers the record now names %s", base)
+
+
 def enable_events(work: Work) -> None:
     """Let the users' events run on a new primary, once. Their ALTER waits for an acknowledgement, so it is done
     last, on a connection of its own, without the guard; what cannot be done now is done in a later run."""
@@ -252,13 +275,15 @@ def _follow(work: Work) -> None:
             # Compared again, now that nothing can arrive: the former source may have sent more meanwhile.
             if extra := received(read_state(work.conn)) - read_state(there).executed:
                 raise TransactionRefused(f"{extra.count} transactions have arrived that {primary.name} lacks")
-            semisync.let_in(there, work.uuid, password)
+            user = semisync.let_in(there, work.uuid, password)
+            tls = there.capabilities.tls
         operations.follow(
             work.conn,
             host=primary.address,
             port=primary.port,
-            user=semisync.account(work.uuid),
+            user=user,
             password=password,
+            tls=tls,
         )
         node.write_file(work.view.file.joined(work.record.id))
 
@@ -281,6 +306,18 @@ def _start(work: Work) -> None:
             operations.stop_io(work.conn)  # one that runs would go on as it was started
             semisync.set_replica(work.conn, on=False)
         operations.start_replication(work.conn)
+
+
+def _leave(work: Work) -> None:
+    with guard(work.conn), work.conn.timeout(STEP_TIME):
+        work.still_true(lock=False)
+        operations.stop_io(work.conn)
+
+
+def _part(work: Work) -> None:
+    with guard(work.conn), work.conn.timeout(STEP_TIME):
+        work.still_true(lock=False)
+        operations.stop_channels(work.conn, work.view.server.channels)
 
 
 def _replicate(work: Work) -> None:
@@ -321,6 +358,8 @@ STEPS: dict[Action, Callable[[Work], None]] = {
     Action.CLOSE: _close,
     Action.FOLLOW: _follow,
     Action.START: _start,
+    Action.LEAVE: _leave,
+    Action.PART: _part,
     Action.REPLICATE: _replicate,
     Action.COME_BACK: _renew,
     Action.BEGIN_ANEW: _begin_anew,
