@@ -138,6 +138,8 @@ AWS_BUCKET=snapshots
 TEXT
     fi
     [ -z "$triton_consul" ] || echo "CONSUL=$triton_consul"
+    echo "# A key made by age-keygen encrypts snapshots; keep a copy of it elsewhere (docs/snapshots.md, Encryption)."
+    echo "# SNAPSHOT_KEY=AGE-SECRET-KEY-1..."
 } >_env.new
 mv _env.new _env
 if [ -n "$key" ]; then

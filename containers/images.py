@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from containers import engine
@@ -36,8 +36,8 @@ class ImageError(Exception):
     """An image cannot be had; the text is one line."""
 
 
-def ensure() -> dict[str, str]:
-    """Return the image for each variable of IMAGES, made or pulled if need be; ImageError if impossible."""
+def ensure(variables: Iterable[str] = tuple(IMAGES)) -> dict[str, str]:
+    """Return the image for each of these variables of IMAGES, made or pulled if need be; ImageError if impossible."""
     made: dict[str, Callable[[str], None]] = {
         "BASE_IMAGE": _make_base,
         "CONSUL_IMAGE": _make_consul,
@@ -45,7 +45,8 @@ def ensure() -> dict[str, str]:
     }
     chosen: dict[str, str] = {}
     registry = True
-    for variable, (public, local) in IMAGES.items():
+    for variable in variables:
+        public, local = IMAGES[variable]
         present = os.environ.get(variable) or next((name for name in (public, local) if _exists(name)), None)
         if present:
             chosen[variable] = present
@@ -86,8 +87,8 @@ def _make_base(image: str) -> None:
     command += [f"--customize-hook={hook}" for hook in hooks]
     with tempfile.TemporaryDirectory(prefix="autopilot-base-") as directory:
         archive = Path(directory) / "base.tar"
-        _run([*command, "sid", str(archive), packages.debian_mirror()])
-        _run(["docker", "import", str(archive), image])
+        run([*command, "sid", str(archive), packages.debian_mirror()])
+        run(["docker", "import", str(archive), image])
 
 
 def _make_consul(image: str) -> None:
@@ -104,20 +105,22 @@ def _add_program(image: str, program: Path, path: str) -> None:
     with tempfile.TemporaryDirectory(prefix="autopilot-image-") as directory:
         shutil.copy(program, Path(directory) / "program")
         Path(directory, "Dockerfile").write_text(f"FROM {IMAGES['BASE_IMAGE'][1]}\nCOPY program {path}\n")
-        _run(["docker", "build", "--quiet", "--tag", image, directory])
+        run(["docker", "build", "--quiet", "--tag", image, directory])
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str], *, given: str = "") -> str:
+    """Give a program its input and return what it prints; ImageError with its last line if it fails."""
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}  # the oldest builder is enough, and is always there
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=BUILD_SECONDS
+            command, input=given.encode(), capture_output=True, env=environment, timeout=BUILD_SECONDS
         )
     except subprocess.TimeoutExpired:
         raise ImageError(f"{command[0]} was not done after {BUILD_SECONDS:.0f} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines() or ["(no output)"]
         raise ImageError(f"{command[0]} failed: {said[-1]}")
+    return done.stdout.decode()
 
 
 def main() -> int:

@@ -78,7 +78,8 @@ def refusal(directory: Path, *arguments: str, code: int = 1, **options: str | tu
 def written(directory: Path) -> dict[str, str]:
     """What Compose reads: a value may stand in single quotes (tests/e2e/test_compose.py asks Compose itself)."""
     assert (directory / "_env").stat().st_mode & 0o777 == 0o600
-    lines = (line.split("=", 1) for line in (directory / "_env").read_text().splitlines())
+    text = (directory / "_env").read_text()
+    lines = (line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: re.sub(r"^'(.*)'$", r"\1", value).replace("\\'", "'") for name, value in lines}
 
 
