@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,14 +12,50 @@ from typing import Any
 
 import pytest
 
-from sandbox import servers
-from sandbox.packages import Packages, ensure
+from sandbox import mysqls, servers
+from sandbox.packages import Packages
+from tests import features
+
+# What lies between the oldest and today's is for `make test-mysql`.
+BETWEEN = ("5.7", "8.0")
+EACH = (
+    [os.environ["SANDBOX_MYSQL"]]
+    if os.environ.get("SANDBOX_MYSQL")
+    else [
+        pytest.param(server, marks=pytest.mark.servers) if server in BETWEEN else server
+        for server in mysqls.SERVERS
+    ]
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--features", metavar="FILE", type=Path, help="write there which feature was shown on which server"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("features")
+    # The results of a worker arrive in the process that started it.
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(features.Recorder(file))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if shown := features.shown_by(item):
+        item.user_properties.append((features.PROPERTY, shown))
 
 
 @pytest.fixture(scope="session")
 def packages() -> Packages:
     """The servers' programs and the hooks' Python."""
-    return ensure()
+    return mysqls.chosen()
+
+
+@pytest.fixture(scope="module", params=EACH)
+def each_mysql(request: pytest.FixtureRequest) -> Packages:
+    """The same with each MySQL server in turn; with $SANDBOX_MYSQL, with that one alone."""
+    return mysqls.chosen(request.param)
 
 
 @pytest.fixture

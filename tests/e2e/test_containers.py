@@ -113,6 +113,7 @@ def test_scaled_down_to_three_nothing_is_lost(project: Project) -> None:
     settle(project, 3)
 
 
+@pytest.mark.long
 def test_every_container_is_replaced_by_a_newer_image(project: Project) -> None:
     old = project.images_in_use()
     text = the_block(__file__, "test_every_container_is_replaced_by_a_newer_image").text
@@ -135,6 +136,7 @@ def test_every_container_is_replaced_by_a_newer_image(project: Project) -> None:
         assert cursor.fetchone() == (77,)
 
 
+@pytest.mark.long
 def test_containers_made_anew_after_a_change_of_env_keep_their_rows(project: Project) -> None:
     containers, volumes = set(project.containers("mysql")), project.volumes(below="/var/lib/mysql")
     project.settings["BACKUP_TTL"] = "43200"

@@ -85,8 +85,8 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Chec
 def test_the_quick_start(checkout: Checkout) -> None:
     setup, up, scale, status = the_block(__file__, "test_the_quick_start").lines
     checkout.run(setup)
-    written = dict(line.split("=", 1) for line in (checkout.directory / "_env").read_text().splitlines())
-    checkout.project.settings.update(written)
+    lines = (checkout.directory / "_env").read_text().splitlines()
+    checkout.project.settings.update(line.split("=", 1) for line in lines if not line.startswith("#"))
     checkout.run(up)
     wait_until(lambda: checkout.project.primary() is not None, START_SECONDS, "a healthy primary")
     with checkout.project.writing():

@@ -6,6 +6,7 @@ what a run that was killed has left behind is taken down by the next run of the 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -22,7 +23,8 @@ from typing import Any, TypeVar
 import pymysql
 
 from manager.gtid import GtidSet
-from sandbox import marked
+from manager.mysql.dialect import Dialect
+from sandbox import marked, mysqls
 from sandbox.cluster import DATABASE, Cluster, SandboxError
 from sandbox.node import Node
 from sandbox.packages import ROOT, Packages
@@ -129,6 +131,14 @@ def lock_session(cluster: Cluster) -> str | None:
     return found[0].get("Session") if found else None
 
 
+def failover_step(cluster: Cluster) -> str:
+    """What the holder of the failover lock does, empty while nobody holds it."""
+    found = consul(cluster, f"kv/{cluster.service_name}-failover")
+    if not found or "Session" not in found[0]:
+        return ""
+    return str(json.loads(base64.b64decode(found[0]["Value"]))["step"])
+
+
 def roles(cluster: Cluster) -> tuple[Node, list[Node]]:
     """The primary's node, and the others."""
     name = the_record(cluster)["primary_name"]
@@ -170,6 +180,7 @@ def local(node: Node, seconds: float = 10.0) -> Any:
     return pymysql.connect(
         unix_socket=str(node.socket),
         user="autopilot",
+        read_default_file=str(node.client_file) if node.client_file else None,
         autocommit=True,
         connect_timeout=int(max(1.0, seconds)),
         read_timeout=seconds,
@@ -182,7 +193,8 @@ def look(node: Node, seconds: float = 2.0) -> Server | None:
     """Return how a node's server is, None if it does not answer."""
     rows = ask(
         node,
-        "SELECT @@server_uuid AS uuid, @@read_only AS ro, @@offline_mode AS off, @@gtid_executed AS gtid",
+        "SELECT @@server_uuid AS uuid, @@read_only AS ro, @@global.gtid_executed AS gtid,"
+        f" {'@@offline_mode' if mysqls.version(node.packages) >= (5, 7, 0) else '0'} AS off",
         seconds,
     )
     if not rows:
@@ -294,10 +306,12 @@ def not_converged(cluster: Cluster, replicas: int) -> str:
 
 def not_serving(replica: Node, primary: str) -> str:
     """Return what is missing to a replica that serves reads and follows the primary at that address."""
-    server, found = look(replica), ask(replica, "SHOW REPLICA STATUS")
+    dialect = Dialect.of(".".join(map(str, mysqls.version(replica.packages))))
+    server, found = look(replica), ask(replica, dialect.replica_status)
     if server is None or not found:
         return f"{replica.name} does not answer as a replica"
-    status = {name: found[0][name] for name in ("Source_Host", "Replica_IO_Running", "Replica_SQL_Running")}
+    names = dialect.columns
+    status = {name: found[0][name] for name in (names.source_host, names.io_running, names.sql_running)}
     if server.offline or not server.read_only or tuple(status.values()) != (primary, "Yes", "Yes"):
         return f"{replica.name} is {server}, {status}"
     return ""

@@ -101,6 +101,7 @@ def test_a_killed_mysqld_is_replaced_and_comes_back(cluster: Cluster, client: Wr
     converged(cluster, 2)
 
 
+@pytest.mark.long
 def test_a_killed_node_is_replaced(cluster: Cluster, client: Writer) -> None:
     primary, _ = under_containerpilot(cluster)
     epoch = the_record(cluster)["epoch"]
@@ -110,6 +111,7 @@ def test_a_killed_node_is_replaced(cluster: Cluster, client: Writer) -> None:
     primary.start()
 
 
+@pytest.mark.long
 def test_a_frozen_mysqld_is_found_out(cluster: Cluster, client: Writer) -> None:
     primary, _ = under_containerpilot(cluster)
     pid = server_pid(primary)
@@ -119,6 +121,7 @@ def test_a_frozen_mysqld_is_found_out(cluster: Cluster, client: Writer) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_a_clean_stop_hands_over_first_and_leaves_nothing_behind(cluster: Cluster, client: Writer) -> None:
     primary, _ = under_containerpilot(cluster)
     reason = the_record(cluster)["reason"]

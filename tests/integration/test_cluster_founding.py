@@ -28,7 +28,7 @@ from tests.integration.clusters import (
 
 pytestmark = pytest.mark.timeout(600)
 
-RUNS = int(os.environ.get("FOUNDING_RUNS", "2"))
+RUNS = int(os.environ.get("FOUNDING_RUNS", "1"))
 
 
 @pytest.fixture

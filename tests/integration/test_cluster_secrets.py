@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from sandbox.cluster import DATABASE, Cluster
@@ -26,6 +27,8 @@ GENERATED = re.compile(rb"GENERATED ROOT PASSWORD: (\S+)")
 # Quoted, or printed by repr, these passwords are not what the log knows how to redact; their letters are still there.
 LETTERS = {"MYSQL_PASSWORD": "kXh7Rw2mQz9s", "MYSQL_REPL_PASSWORD": "Tn4vBq8yLc3d"}
 GIVEN = {name: f"'\"{letters}\\%s#" for name, letters in LETTERS.items()}
+# As after a rotation: each of the two is a secret.
+KEYS = [str(pyrage.x25519.Identity.generate()) for _ in range(2)]
 
 # Keeps the command line of whatever a Python program starts: most of these are gone before anybody sees them.
 RECORDER = """
@@ -98,11 +101,13 @@ def past(packages: Packages) -> Iterator[Past]:
         started = Path(recorder) / "started"
         (Path(recorder) / "sitecustomize.py").write_text(RECORDER.format(file=str(started)))
         env = {"LOG_LEVEL": "DEBUG", "SNAPSHOT_INTERVAL": "2", "PYTHONPATH": recorder, **GIVEN}
+        env["SNAPSHOT_KEY"] = " ".join(KEYS)
         with running(packages, "secrets", "127.0.67", env=env) as cluster:
             watch = Watch(cluster)
             try:
                 live(cluster)
                 secrets = {**LETTERS, "AWS_SECRET_ACCESS_KEY": cluster.secrets["AWS_SECRET_ACCESS_KEY"]}
+                secrets |= {f"SNAPSHOT_KEY, number {number}": key for number, key in enumerate(KEYS, 1)}
                 yield Past(cluster, watch, {name: text.encode() for name, text in secrets.items()}, started)
             finally:
                 watch.end()
@@ -122,6 +127,8 @@ def live(cluster: Cluster) -> None:
     converged(cluster, replicas=1)
     facts = json.loads((third.directory / "data" / ".autopilot.json").read_text())
     assert facts["origin"] == "restored"
+    (snapshot, *_) = json.loads(manage(cluster.packages, third.env, "snapshots", "--json").out)
+    assert snapshot["encryption"] == "age"
     wrong = {"AWS_ENDPOINT_URL": "http://127.0.67.99:8333", "MYSQL_PORT": "3999"}
     for command in ("pre_start", "status", "health", "snapshot_task", "on_change"):
         for changes in ({}, wrong):

@@ -14,7 +14,7 @@ from tests.commands import shell
 from tests.documents import replaced, the_block
 from tests.integration.clusters import only_one
 
-pytestmark = [pytest.mark.failover, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

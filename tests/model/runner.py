@@ -35,8 +35,8 @@ def begins(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
     """`decide.failover.when` says GO or HAND_OVER: the key is free, or its holder answers and is closed.
 
     Two may run at once (the failover lock is no protection). The guards of all candidates, the second look at the
-    record, `_freeze`, `_drain` and `choose` are one step: frozen servers do not change, and what one receives
-    while another is frozen it could have received before. A runner that misses a member does nothing.
+    record (`guard_replicas`), `stop_io`, `_drain` and `choose` are one step: frozen servers do not change, and what
+    one receives while another is frozen it could have received before. A runner that misses a member does nothing.
     """
     record, p = world.record, world.record.primary
     members, unlock = record.members, world.lock == p
@@ -64,7 +64,7 @@ def begins(world: World, rules: Rules) -> Iterator[tuple[str, World]]:
 
 
 def _freeze(world: World, mask: int) -> World:
-    """`_freeze` and `_drain`."""
+    """`guard_replicas`, `stop_io` and `_drain`."""
     for n in nodes(mask):
         world = mysql.stop_receiver(world, n)
         world = change(world, n, applied=world.servers[n].has)

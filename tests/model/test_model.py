@@ -44,6 +44,7 @@ class TestPromises:
     def test_one_fault_after_a_promotion(self) -> None:
         check(explore(promoted(any_fault()), SOUND, most=STATES))
 
+    @pytest.mark.long
     def test_a_failover_whose_answers_are_lost(self) -> None:
         left = Left(faults=2, sessions=1, lost=1)
         check(explore(members(BOTH, left), SOUND, most=STATES))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import manage
@@ -43,3 +47,13 @@ def test_a_global_name_of_the_code_is_no_program_of_the_pilot(
     for name in tried:
         assert pilot.main([name]) == 2, name
         assert capsys.readouterr().err.strip() == str(pilot.__doc__).strip()
+
+
+def test_no_alarm_is_left_for_a_python_that_ends(tmp_path: Path) -> None:
+    program = "import manage, signal; print(manage.main(['health']), signal.getitimer(signal.ITIMER_REAL))"
+    env = {"PYTHONPATH": str(Path(manage.__file__).parent), "RUN_DIR": str(tmp_path), "CONSUL": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
+    assert "mysqld does not run" in done.stderr
+    assert done.stdout.split("\n") == ["2 (0.0, 0.0)", ""]
