@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -189,8 +191,13 @@ def operate(node: Node, options: argparse.Namespace) -> int:
             return operator.pre_stop(node)
 
 
-def limit(command: str) -> None:
-    """End the command with one line when its time is up."""
+@contextlib.contextmanager
+def limit(command: str) -> Iterator[None]:
+    """End the command with one line when its time is up.
+
+    The alarm is off after the block: while Python ends it has no handlers any more, and one would kill a hook that has
+    done its work (measured), which Consul takes for a dead server.
+    """
 
     def up(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise TimeIsUp(f"{command} was not done after {LIMITS[command]:.0f} s; the next run goes on")
@@ -198,6 +205,10 @@ def limit(command: str) -> None:
     if command in LIMITS:
         signal.signal(signal.SIGALRM, up)
         signal.setitimer(signal.ITIMER_REAL, LIMITS[command])
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main(arguments: list[str]) -> int:
@@ -206,8 +217,8 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load(os.environ)
         log.configure(settings.log_level, options.command, settings.secrets)
-        limit(options.command)
-        return dispatch(settings, options)
+        with limit(options.command):
+            return dispatch(settings, options)
     except (AutopilotError, TimeIsUp) as error:
         if logging.getLogger().handlers:
             LOG.error("%s", error)

@@ -12,10 +12,11 @@ from typing import Any
 import boto3
 import pymysql
 
+from sandbox import mysqls
 from sandbox.cluster import BUCKET, DATABASE, Cluster, SandboxError, default_directory
 from sandbox.health import Endpoint
 from sandbox.node import Node
-from sandbox.packages import ROOT, PackagesError, ensure
+from sandbox.packages import ROOT, PackagesError
 from sandbox.processes import wait_for
 from sandbox.writer import Writer
 
@@ -29,7 +30,7 @@ class Demo:
         self._begin = time.monotonic()
         self.summary: dict[str, Any] = {}
         self.say("looking for the servers' packages in the cache (unpacked once)")
-        packages = ensure()
+        packages = mysqls.chosen()
         self.summary["packages_s"] = self._since(self._begin)
         self.cluster = Cluster(default_directory(), packages=packages)
         password = self.cluster.secrets["MYSQL_PASSWORD"]
