@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -227,5 +228,17 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
 
 
+def end_at_once(code: int) -> NoReturn:
+    """End the process without taking Python's modules apart first."""
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] != ["health"]:
+        sys.exit(main(sys.argv[1:]))
+    # Each node runs it every two seconds: a fifth of its processor time went into these two (measured). It leaves no
+    # garbage that is worth a search, and loading its modules would begin one again and again.
+    gc.disable()
+    end_at_once(main(sys.argv[1:]))
