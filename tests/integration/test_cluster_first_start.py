@@ -95,6 +95,7 @@ def test_they_run_once_in_order_and_reach_every_node(cluster: Cluster) -> None:
     assert [seen(node) for node in cluster.nodes] == [expected] * 3
 
 
+@pytest.mark.long
 def test_the_server_is_closed_while_they_run(cluster: Cluster) -> None:
     (scripts(cluster) / "10-schema.sql").write_text(TABLE)
     go = put_waiting_script(cluster)
@@ -169,6 +170,7 @@ def test_a_damaged_archive_is_no_success(cluster: Cluster) -> None:
     never(lambda: cluster.catalogue.primary, 3.0, "a primary although half of a script is missing")
 
 
+@pytest.mark.long
 def test_another_node_founds_when_the_founder_dies_meanwhile(cluster: Cluster) -> None:
     (scripts(cluster) / "10-schema.sql").write_text(TABLE)
     go = put_waiting_script(cluster)

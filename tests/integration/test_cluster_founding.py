@@ -91,6 +91,7 @@ def hold_guard(node: Node) -> Any:
     return holding[-1]
 
 
+@pytest.mark.long
 def test_a_founder_that_dies_before_its_first_opening_is_replaced(cluster: Cluster) -> None:
     founder = cluster.add_node()
     guard = hold_guard(founder)

@@ -40,6 +40,7 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.long
 def test_every_node_restarted_one_by_one(cluster: Cluster) -> None:
     before = converged(cluster, replicas=2)
     write(cluster, "CREATE TABLE kept (n INT PRIMARY KEY)")

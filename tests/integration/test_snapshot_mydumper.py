@@ -335,6 +335,7 @@ def test_mydumper_hangs_when_it_has_begun(
     assert everything(source.settings.scratch_dir) == []
 
 
+@pytest.mark.long
 def test_mydumper_passes_over_tables(source: Node, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does when its threads race: those of the schemas that come late."""
     dump_rows = dump.dump_rows
