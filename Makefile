@@ -17,9 +17,10 @@ demo-down:
 # One file stays in one process, since its tests share addresses. The longest files come first.
 WORKERS = 3
 PYTEST = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# AGAIN=1, as in CI: tests that failed (status 1) are run once more, alone, since whole clusters on busy cores miss
-# a deadline now and then; what fails twice has failed.
-tests = $(VENV) -m pytest $(1) $(ARGS) || { [ $$? = 1 ] && [ "$(AGAIN)" ] && $(VENV) -m pytest $(1) -n 0 --last-failed $(ARGS); }
+# AGAIN=1, as in CI: the files with tests that failed (status 1) are run once more, alone, since whole clusters on busy
+# cores miss a deadline now and then; what fails twice has failed.
+FAILED = $$($(PYTHON) -c 'import json; print(*{name.split("::")[0] for name in json.load(open(".pytest_cache/v/cache/lastfailed"))})')
+tests = $(VENV) -m pytest $(1) $(2) $(ARGS) || { [ $$? = 1 ] && [ "$(AGAIN)" ] && $(VENV) -m pytest $(1) -n 0 $(FAILED) $(ARGS); }
 
 # Unit tests, and integration tests against real servers on loopback. `make test ARGS=tests/unit` runs a part.
 test:
@@ -128,7 +129,7 @@ bench-snapshot:
 
 # The nodes as containers, from `up` to `down`. Installs and starts Docker where there is none.
 e2e:
-	@$(call tests,tests/e2e -s)
+	@$(call tests,-s,tests/e2e)
 
 # Checks, builds and tags the image, and writes build/release/VERSION; publishes nothing. CONTRIBUTING.md.
 release:

@@ -40,29 +40,36 @@ def cluster(packages: Packages) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.mark.long
-def test_every_node_restarted_one_by_one(cluster: Cluster) -> None:
-    before = converged(cluster, replicas=2)
+@pytest.fixture(scope="module")
+def kept(cluster: Cluster) -> set[int]:
+    """The numbers in the table of that name, to which each test adds what it has written."""
+    converged(cluster, replicas=2)
+    numbers = set(range(1, 101))
     write(cluster, "CREATE TABLE kept (n INT PRIMARY KEY)")
-    expected = set(range(1, 101))
-    write(cluster, f"INSERT INTO kept VALUES {','.join(f'({n})' for n in expected)}")
+    write(cluster, f"INSERT INTO kept VALUES {','.join(f'({n})' for n in numbers)}")
+    return numbers
+
+
+@pytest.mark.long
+def test_every_node_restarted_one_by_one(cluster: Cluster, kept: set[int]) -> None:
+    before = converged(cluster, replicas=2)
     for number, node in enumerate(cluster.nodes):
         node.stop()
         assert not node.running
         assert cluster.wait_primary(LONG).node != node.name, "Consul still shows a stopped node"
-        expected.add(1000 + number)
+        kept.add(1000 + number)
         write(cluster, f"INSERT INTO kept VALUES ({1000 + number})")
         node.start()
         after = converged(cluster, replicas=2)
         assert after["id"] == before["id"]
-        same_rows(cluster, "kept", expected)
+        same_rows(cluster, "kept", kept)
 
 
-def test_every_node_killed_and_started_at_once(cluster: Cluster) -> None:
+def test_every_node_killed_and_started_at_once(cluster: Cluster, kept: set[int]) -> None:
     before = converged(cluster, replicas=2)
     write(cluster, "INSERT INTO kept VALUES (2000)")
-    expected = {*range(1, 101), *range(1000, 1003), 2000}
-    same_rows(cluster, "kept", expected)
+    kept.add(2000)
+    same_rows(cluster, "kept", kept)
     threads = [threading.Thread(target=node.kill) for node in cluster.nodes]
     for thread in threads:
         thread.start()
@@ -75,7 +82,8 @@ def test_every_node_killed_and_started_at_once(cluster: Cluster) -> None:
     assert after["id"] == before["id"]
     assert after["epoch"] in (before["epoch"], before["epoch"] + 1)
     write(cluster, "INSERT INTO kept VALUES (2001)")
-    same_rows(cluster, "kept", {*expected, 2001})
+    kept.add(2001)
+    same_rows(cluster, "kept", kept)
 
 
 class Steady:
@@ -117,7 +125,7 @@ class Steady:
             self._connection.close()
 
 
-def test_a_consul_that_comes_back_empty_is_told_again(cluster: Cluster) -> None:
+def test_a_consul_that_comes_back_empty_is_told_again(cluster: Cluster, kept: set[int]) -> None:
     before = converged(cluster, replicas=2)
     client = Steady(cluster)
     opened: set[str] = set()
@@ -153,4 +161,4 @@ def test_a_consul_that_comes_back_empty_is_told_again(cluster: Cluster) -> None:
         before["epoch"],
         before["primary"],
     )
-    same_rows(cluster, "kept", {*range(1, 101), *range(1000, 1003), 2000, 2001, *client.acknowledged})
+    same_rows(cluster, "kept", kept | client.acknowledged)
